@@ -1,0 +1,1 @@
+"""What the node remembers; the only place that speaks SQL."""

@@ -1,0 +1,1 @@
+"""The node by night: front door, worker, reports, back door, console."""

@@ -1,0 +1,1 @@
+"""The DICOM objects and pictures that go back."""

@@ -1,0 +1,1 @@
+"""Names and regions: vertebral levels, trabecular cores."""

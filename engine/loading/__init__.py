@@ -1,0 +1,1 @@
+"""Files to volumes: order, geometry, pixels to Hounsfield units."""

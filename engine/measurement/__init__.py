@@ -1,0 +1,1 @@
+"""Numbers from voxels: attenuation, geometry checks, quality flags."""

@@ -1,0 +1,1 @@
+"""The reference model packages that ship with the engine; no code."""

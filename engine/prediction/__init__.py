@@ -1,0 +1,1 @@
+"""Numbers from models, and the policies that turn them into findings."""

@@ -1,0 +1,1 @@
+"""Screening programs: one series through all stages, a stage a line."""

@@ -1,0 +1,323 @@
+"""
+What is written down: the words that engine, database and node share.
+
+All are frozen, can be pickled, compared and hashed, and need neither NumPy nor SQLAlchemy.
+No patient name or identifier is in any of them; `patient_key` is a keyed hash.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class VertebralLevel(StrEnum):
+    """Vertebrae from head to foot; L6 is the transitional one below L5, S1 the sacrum's first."""
+
+    T1 = "T1"
+    T2 = "T2"
+    T3 = "T3"
+    T4 = "T4"
+    T5 = "T5"
+    T6 = "T6"
+    T7 = "T7"
+    T8 = "T8"
+    T9 = "T9"
+    T10 = "T10"
+    T11 = "T11"
+    T12 = "T12"
+    L1 = "L1"
+    L2 = "L2"
+    L3 = "L3"
+    L4 = "L4"
+    L5 = "L5"
+    L6 = "L6"
+    S1 = "S1"
+
+
+class BoneFinding(StrEnum):
+    """What a policy makes of a density; order of the classifier's classes too (Peng 2023)."""
+
+    NORMAL = "normal"
+    OSTEOPENIA = "osteopenia"
+    OSTEOPOROSIS = "osteoporosis"
+
+
+class Program(StrEnum):
+    """A screening program: which question is asked of a series."""
+
+    VERTEBRAL = "vertebral"
+
+
+class Reason(StrEnum):
+    """Why there is no result, or why a number is withheld or flagged. Values are added, never renamed.
+
+    docs/reasons.md tells each in plain words; a test holds it complete.
+    """
+
+    # an instance is refused at the door
+    IDENTITY_MISSING = "identity_missing"
+    IDENTIFIER_INVALID = "identifier_invalid"
+    HEADER_UNREADABLE = "header_unreadable"
+    COMMAND_MISMATCH = "command_mismatch"
+    INSTANCE_CONFLICT = "instance_conflict"
+    # a series is not what a program reads (header)
+    NOT_CT = "not_ct"
+    LOCALIZER = "localizer"
+    NOT_PRIMARY = "not_primary"
+    LOSSY_COMPRESSION = "lossy_compression"
+    TRANSFER_SYNTAX_UNSUPPORTED = "transfer_syntax_unsupported"
+    RESCALE_MISSING = "rescale_missing"
+    NOT_AXIAL = "not_axial"
+    GANTRY_TILT = "gantry_tilt"
+    SLICES_TOO_THICK = "slices_too_thick"
+    TOO_FEW_SLICES = "too_few_slices"
+    BODY_PART = "body_part"
+    BETTER_SERIES = "better_series"
+    # a series can't be loaded
+    SLICES_MISSING = "slices_missing"
+    SLICES_DUPLICATED = "slices_duplicated"
+    SLICES_INCONSISTENT = "slices_inconsistent"
+    GRID_SHEARED = "grid_sheared"
+    GRID_TOO_SMALL = "grid_too_small"
+    IMAGE_TOO_LARGE = "image_too_large"
+    PIXELS_UNREADABLE = "pixels_unreadable"
+    PIXELS_IMPLAUSIBLE = "pixels_implausible"
+    FILE_MISSING = "file_missing"
+    # nothing to measure
+    NO_VERTEBRA = "no_vertebra"
+    LEVEL_UNCERTAIN = "level_uncertain"
+    LEVEL_GAP = "level_gap"
+    NO_ELIGIBLE_LEVEL = "no_eligible_level"
+    # a number is withheld or flagged
+    CONTRAST = "contrast"
+    KVP = "kvp"
+    SHARP_KERNEL = "sharp_kernel"
+    FIELD_OF_VIEW = "field_of_view"
+    CORE_TOO_SMALL = "core_too_small"
+    NOISE = "noise"
+    COMPRESSION = "compression"
+    DENSE_FOCUS = "dense_focus"
+    METAL = "metal"
+    OUTLIER_LEVEL = "outlier_level"
+    NEAR_CUT = "near_cut"
+    TRANSITIONAL = "transitional"
+    DENSITY_IMPLAUSIBLE = "density_implausible"
+    # the work itself failed
+    ANALYSIS_FAILED = "analysis_failed"
+    REPORT_FAILED = "report_failed"
+
+
+class Quantity(StrEnum):
+    """What a measurement is of. A quantity has one unit; no record stores a unit."""
+
+    ATTENUATION_MEAN = "attenuation_mean"
+    ATTENUATION_MEDIAN = "attenuation_median"
+    ATTENUATION_SD = "attenuation_sd"
+    CORE_VOLUME = "core_volume"
+    VOLUMETRIC_BMD = "volumetric_bmd"
+
+    @property
+    def ucum(self) -> str:
+        """The unit, as UCUM writes it.
+
+        >>> Quantity.VOLUMETRIC_BMD.ucum
+        'mg/cm3'
+        """
+        return _UCUM[self]
+
+
+_UCUM = {
+    Quantity.ATTENUATION_MEAN: "[hnsf'U]",
+    Quantity.ATTENUATION_MEDIAN: "[hnsf'U]",
+    Quantity.ATTENUATION_SD: "[hnsf'U]",
+    Quantity.CORE_VOLUME: "cm3",
+    Quantity.VOLUMETRIC_BMD: "mg/cm3",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHeader:
+    """What one instance's header says, as far as anyone here needs it. DICOM keywords, DICOM units."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    patient_key: str  # keyed hash of PatientID and its issuer
+    patient_sex: str | None  # "M", "F", "O"
+    patient_age: int | None  # years, at the study
+    study_date: str | None  # YYYYMMDD
+    acquisition_date: str | None  # YYYYMMDD
+    modality: str
+    image_type: tuple[str, ...]
+    body_part_examined: str | None
+    manufacturer: str | None
+    manufacturer_model_name: str | None
+    convolution_kernel: tuple[str, ...]
+    slice_thickness: float | None  # mm
+    kvp: float | None
+    contrast_bolus_agent: bool  # the header names an agent
+    gantry_detector_tilt: float | None  # degrees
+    lossy_image_compression: bool
+    has_rescale: bool
+    rows: int | None
+    columns: int | None
+    number_of_frames: int
+    instance_number: int | None
+    frame_of_reference_uid: str | None
+    image_orientation_patient: tuple[float, ...] | None  # 6 cosines
+    image_position_patient: tuple[float, ...] | None  # mm
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRef:
+    """One instance on disk."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRef:
+    """One series: its series-level attributes and where its instances lie."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_key: str
+    patient_sex: str | None
+    patient_age: int | None  # years
+    study_date: str | None
+    acquisition_date: str | None
+    modality: str
+    image_type: tuple[str, ...]
+    body_part_examined: str | None
+    manufacturer: str | None
+    manufacturer_model_name: str | None
+    convolution_kernel: tuple[str, ...]
+    slice_thickness: float | None  # mm
+    kvp: float | None
+    contrast_bolus_agent: bool
+    gantry_detector_tilt: float | None  # degrees
+    lossy_image_compression: bool
+    has_rescale: bool
+    transfer_syntax_uid: str
+    image_orientation_patient: tuple[float, ...] | None
+    extent_mm: float | None  # along the slice normal, first to last slice centre
+    instances: tuple[InstanceRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Whether a series serves a program."""
+
+    series_instance_uid: str
+    program: Program
+    reason: Reason | None  # None: selected
+    detail: str = ""
+    score: float = 0.0  # higher is preferred; compared within a study only
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which weights a number came from."""
+
+    name: str
+    version: str
+    sha256: str  # of the ONNX file
+    reference_only: bool  # trained on phantoms: not for diagnosis
+    precision: str  # what the session really computed in, such as "f32"
+    backend: str  # such as "openvino 2026.4.1"
+
+    def __str__(self) -> str:
+        """Name and version, as reports print it."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number with its place and origin."""
+
+    quantity: Quantity
+    value: float
+    finding_site: VertebralLevel | None  # None: the patient
+    model: str  # "name@version" of the last model that made it
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One finding with its place and the policy that made it."""
+
+    finding: BoneFinding
+    finding_site: VertebralLevel | None  # None: the patient
+    policy: str  # "name@version"
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFlag:
+    """Something that a reader of the numbers must know."""
+
+    reason: Reason
+    finding_site: VertebralLevel | None  # None: the whole series
+    withholds: bool  # True: the density there is not given
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningResult:
+    """What one analysis says."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    program: Program
+    levels: tuple[VertebralLevel, ...]  # named in the images, head to foot
+    aggregated_levels: tuple[VertebralLevel, ...]  # that went into the patient's value
+    measurements: tuple[Measurement, ...]
+    evaluations: tuple[Evaluation, ...]
+    quality_flags: tuple[QualityFlag, ...]
+    reason: Reason | None  # None: a density was given; else why not
+    models: tuple[ModelRef, ...]
+    policy: str  # "name@version"
+    engine_version: str
+    analysed_at: datetime  # UTC
+    stage_seconds: tuple[tuple[str, float], ...] = ()  # name, seconds; for people and metrics
+
+    def value(self, quantity: Quantity, level: VertebralLevel | None) -> float | None:
+        """The measurement of a quantity at a level (None: the patient), or None."""
+        for measurement in self.measurements:
+            if measurement.quantity is quantity and measurement.finding_site == level:
+                return measurement.value
+        return None
+
+    def finding(self, level: VertebralLevel | None) -> BoneFinding | None:
+        """The finding at a level (None: the patient), or None."""
+        for evaluation in self.evaluations:
+            if evaluation.finding_site == level:
+                return evaluation.finding
+        return None
+
+    def flags(self, level: VertebralLevel | None) -> tuple[QualityFlag, ...]:
+        """The quality flags at a level (None: of the whole series)."""
+        return tuple(flag for flag in self.quality_flags if flag.finding_site == level)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFailure:
+    """The other outcome of an analysis: the series was set aside."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    program: Program
+    reason: Reason
+    message: str  # never holds patient data
+
+
+@dataclass(frozen=True, slots=True)
+class ReportObject:
+    """A DICOM object that was written and waits to be sent."""
+
+    kind: str  # "sr", "seg", "picture"
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str

@@ -1,0 +1,145 @@
+"""
+What an exported model promises.
+
+A model package is a folder with `manifest.toml` and one ONNX file. Nothing in it is ever executed
+as code or unpickled, and nothing is used whose checksum differs from the manifest's.
+"""
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UnusableModel
+from engine.options import read_options
+from engine.volume import Shape, Vector
+
+PACKAGED_MODELS = Path(__file__).parent.parent / "models"
+"""The reference model packages that ship with the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What the weights were made from, in plain words and in numbers that remake them."""
+
+    statement: str
+    reference_only: bool  # trained on phantoms: not for diagnosis
+    recipe: str = ""  # name of the recipe in configs/models
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the exported model may stray from the network that was trained, and how far it did."""
+
+    metric: str  # "argmax_share" or "max_abs"
+    bound: float
+    measured: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelManifest:
+    """The contract between weights and engine. Shapes (K, J, I), spacing in mm, window in HU."""
+
+    name: str
+    version: str
+    task: str  # "spine_segmentation" | "vertebral_bmd"
+    file: str  # name of the ONNX file in the same folder
+    sha256: str  # of that file
+    input_shape: tuple[int, ...]  # (K, J, I) voxels of one tile or crop; any batch, one channel
+    input_spacing_mm: tuple[float, ...]  # (K, J, I)
+    hounsfield_window: tuple[float, ...]  # low, high; clipped, then scaled linearly to -1..1
+    output: str  # "logits" (N, C, K, J, I) | "value" (N, 1)
+    training_data: TrainingData
+    parity: Parity
+    labels: tuple[str, ...] = ()  # of the C classes, [0] is "background"
+    output_scale: float = 1.0  # value = output * scale + offset, in `output_unit`
+    output_offset: float = 0.0
+    output_unit: str = ""
+    output_range: tuple[float, ...] = ()  # plausible values; outside is withheld
+    precision: str = "f32"  # what a session must compute in
+    multiple_of: int = 1  # a tile's edges may be any multiple of this
+
+    @property
+    def tile(self) -> Shape:
+        """(K, J, I) of the input."""
+        k, j, i = self.input_shape
+        return k, j, i
+
+    @property
+    def spacing_mm(self) -> Vector:
+        """(K, J, I) spacing of the input."""
+        k, j, i = self.input_spacing_mm
+        return k, j, i
+
+    def normalise(self, hounsfield: NDArray[np.float32]) -> NDArray[np.float32]:
+        """HU to the network's scale: clipped to the window, then -1..1."""
+        low, high = self.hounsfield_window
+        scaled = (np.clip(hounsfield, low, high) - low) * (2.0 / (high - low)) - 1.0
+        return np.asarray(scaled, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A manifest and where its weights lie; the checksum has been checked."""
+
+    manifest: ModelManifest
+    weights: Path
+
+
+def open_package(folder: Path) -> ModelPackage:
+    """Read and check one model package.
+
+    Raises:
+        UnusableModel: the manifest or the weights are missing, unreadable, or the checksum differs.
+    """
+    try:
+        table = tomllib.loads((folder / "manifest.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnusableModel(f"model package '{folder.name}' has no readable manifest.toml: {error}") from error
+    manifest = read_options(ModelManifest, table, f"model {folder.name}")
+    _check(manifest, folder.name)
+    weights = folder / manifest.file
+    try:
+        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UnusableModel(f"model package '{folder.name}' has no weights '{manifest.file}'") from error
+    if found != manifest.sha256:
+        raise UnusableModel(
+            f"model package '{folder.name}': '{manifest.file}' has checksum {found[:12]}..., "
+            f"its manifest says {manifest.sha256[:12]}...; restore the file or export the model again"
+        )
+    return ModelPackage(manifest, weights)
+
+
+def find_package(models: Path, task: str) -> ModelPackage:
+    """The one package in a model folder that serves a task.
+
+    Raises:
+        UnusableModel: none or several do, or it is damaged.
+    """
+    packages = [open_package(path.parent) for path in sorted(models.glob("*/manifest.toml"))]
+    serving = [package for package in packages if package.manifest.task == task]
+    if len(serving) != 1:
+        names = ", ".join(package.manifest.name for package in serving) or "none"
+        raise UnusableModel(f"model folder must hold exactly one package for '{task}'; it holds: {names}")
+    return serving[0]
+
+
+def _check(manifest: ModelManifest, name: str) -> None:
+    if Path(manifest.file).name != manifest.file:
+        raise UnusableModel(f"model package '{name}': file '{manifest.file}' is not a plain name")
+    for what, values, count in (
+        ("input_shape", manifest.input_shape, 3),
+        ("input_spacing_mm", manifest.input_spacing_mm, 3),
+        ("hounsfield_window", manifest.hounsfield_window, 2),
+    ):
+        if len(values) != count:
+            raise UnusableModel(f"model package '{name}': {what} needs {count} values, has {len(values)}")
+    if min(manifest.input_shape) < 1 or min(manifest.input_spacing_mm) <= 0:
+        raise UnusableModel(f"model package '{name}': input_shape and input_spacing_mm must be positive")
+    if manifest.hounsfield_window[0] >= manifest.hounsfield_window[1]:
+        raise UnusableModel(f"model package '{name}': hounsfield_window is empty")
