@@ -1,0 +1,52 @@
+# The four things a person does with a checkout. Each makes the environment it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
+
+.PHONY: demo test bench check fix clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the main job: a phantom archive in by C-STORE, SR and SQL rows out (demo/)"
+	@echo "make test    the whole test suite"
+	@echo "make bench   the benchmarks in a short form (bench/results/)"
+	@echo "make check   formatting, lint, types, import contracts, doctests"
+	@echo "make fix     mend what ruff can mend"
+	@echo "make clean   remove what the above made, but not the environment"
+
+$(VENV)/runtime.stamp: pyproject.toml .ci/constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the runtime into $(VENV) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp
+	@echo "installing what tests and training need into $(VENV) ..."
+	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/runtime.stamp
+	@$(BIN)/python -m bench.demo
+
+test: $(VENV)/dev.stamp
+	@.ci/tools
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.stages --short
+	$(BIN)/python -m bench.receive --short
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict engine db dicom_node exporters
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --doctest-modules engine db dicom_node exporters tests/test_house.py
+
+fix: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
