@@ -1,0 +1,329 @@
+"""
+What one instance's header says, and which instances make a series.
+
+Identifiers decide where data goes, so they are held to DICOM's grammar before anything else sees
+them; a data set without them is refused. Everything else may be odd: a value that makes no sense is
+simply not there. The patient's identity ends here, in a keyed hash.
+"""
+
+import hashlib
+import hmac
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import SeriesError, UnreadableInstance
+from engine.loading.elements import Elements, Tag, read_elements, refuse_transfer_syntax
+from engine.records import InstanceHeader, InstanceRef, Reason, SeriesRef
+from engine.selection import is_lossy
+
+LONGEST_UID = 64
+_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
+_BODY_PART = re.compile(r"[A-Z0-9 _]{1,16}")
+_NO_AGENT = frozenset({"NO", "NONE", "N/A", "NO CONTRAST"})
+_MOST_VALUES = 16  # of a multi-valued attribute that is kept; our choice
+_YEARS = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+
+
+def pseudonym(key: bytes, patient_id: str, issuer: str) -> str:
+    """The patient's key: 32 hexadecimal digits of a keyed hash (HMAC-SHA-256).
+
+    The same patient ID of the same issuer has the same key, and without `key` nobody can try IDs out.
+
+    Args:
+        key: the site's secret; not empty.
+    """
+    return _keyed_hash(key, "patient", issuer.strip(), patient_id.strip())
+
+
+def check_uid(text: str) -> str:
+    """The identifier itself, once it is known to be one.
+
+    Raises:
+        UnreadableInstance: it is empty, or not a UID.
+
+    Source: DICOM PS3.5 section 9.1: digits and dots, at most 64, no component with a leading zero.
+
+    >>> check_uid("1.2.840.10008.1.2")
+    '1.2.840.10008.1.2'
+    """
+    if not text:
+        raise UnreadableInstance(Reason.IDENTITY_MISSING, "a unique identifier is empty")
+    if len(text) > LONGEST_UID or not _UID.fullmatch(text):
+        raise UnreadableInstance(Reason.IDENTIFIER_INVALID, "a unique identifier is not a DICOM UID")
+    return text
+
+
+def read_header(path: Path, pseudonym_key: bytes) -> InstanceHeader:
+    """The header of a file; its pixels are not read.
+
+    Raises:
+        UnreadableInstance: the file is gone, is no DICOM file, is cut short within its header, or
+            lacks the identifiers of study, series and instance.
+    """
+    try:
+        size_bytes = path.stat().st_size if path.is_file() else -1
+        if size_bytes < 0:
+            raise UnreadableInstance(Reason.FILE_MISSING, "there is no such file")
+        with path.open("rb") as file:
+            return _header(read_elements(file, size_bytes), pseudonym_key)
+    except SeriesError:
+        raise
+    except FileNotFoundError:
+        raise UnreadableInstance(Reason.FILE_MISSING, "there is no such file") from None
+    except Exception as bad:  # whatever hostile bytes bring about; the cause may quote patient data, so it is cut off
+        raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
+
+
+def header_of(dataset: Any, transfer_syntax_uid: str, pseudonym_key: bytes) -> InstanceHeader:
+    """The same of a pydicom Dataset that is already in memory.
+
+    Args:
+        dataset: a pydicom Dataset; pixels are not needed. Raw elements are left unconverted.
+
+    Raises:
+        UnreadableInstance: as `read_header`.
+    """
+    refuse_transfer_syntax(transfer_syntax_uid)
+    try:
+        values = {int(tag): _raw_value(dataset, tag) for tag in Tag if tag in dataset}
+        return _header(Elements(transfer_syntax_uid, values), pseudonym_key)
+    except SeriesError:
+        raise
+    except Exception as bad:
+        raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
+
+
+def series_of(instances: Iterable[tuple[InstanceHeader, str]]) -> tuple[SeriesRef, ...]:
+    """Group instances into series.
+
+    A series may hold more than one kind of image, as localizers among slices. Its attributes are
+    those of the kind that most instances are; contrast, compression and thickness are the worst of
+    them. All instances stay in it, in the order of their positions: loading decides what fits.
+
+    Args:
+        instances: (header, path); any order, which does not change the result.
+
+    Returns:
+        Ordered by study, then series.
+    """
+
+    def identity(item: tuple[InstanceHeader, str]) -> tuple[str, str]:
+        return item[0].study_instance_uid, item[0].series_instance_uid
+
+    ordered = sorted(instances, key=lambda item: (*identity(item), item[0].sop_instance_uid, item[1]))
+    return tuple(_series(list(members)) for _, members in groupby(ordered, key=identity))
+
+
+def _series(members: Sequence[tuple[InstanceHeader, str]]) -> SeriesRef:
+    kinds = Counter(_kind(header) for header, _ in members)
+    usual = min(kinds, key=lambda kind: (-kinds[kind], repr(kind)))
+    alike = [header for header, _ in members if _kind(header) == usual]
+    first = alike[0]
+    heights = {id(header): _height(header, first.image_orientation_patient) for header, _ in members}
+    known = [height for header in alike if (height := heights[id(header)]) is not None]
+    thicknesses = [header.slice_thickness for header in alike if header.slice_thickness is not None]
+    tilts = [header.gantry_detector_tilt for header in alike if header.gantry_detector_tilt is not None]
+    in_order = sorted(members, key=lambda item: _place(heights[id(item[0])], item[0], item[1]))
+    return SeriesRef(
+        study_instance_uid=first.study_instance_uid,
+        series_instance_uid=first.series_instance_uid,
+        patient_key=first.patient_key,
+        patient_sex=first.patient_sex,
+        patient_age=first.patient_age,
+        study_date=first.study_date,
+        acquisition_date=min((h.acquisition_date for h in alike if h.acquisition_date), default=None),
+        modality=first.modality,
+        image_type=first.image_type,
+        body_part_examined=first.body_part_examined,
+        manufacturer=first.manufacturer,
+        manufacturer_model_name=first.manufacturer_model_name,
+        convolution_kernel=first.convolution_kernel,
+        slice_thickness=max(thicknesses, default=None),
+        kvp=first.kvp if len({header.kvp for header in alike}) == 1 else None,
+        contrast_bolus_agent=any(header.contrast_bolus_agent for header in alike),
+        gantry_detector_tilt=max(tilts, key=abs, default=None),
+        lossy_image_compression=any(header.lossy_image_compression for header in alike),
+        has_rescale=all(header.has_rescale for header in alike),
+        transfer_syntax_uid=first.transfer_syntax_uid,
+        image_orientation_patient=first.image_orientation_patient,
+        extent_mm=max(known) - min(known) if known else None,
+        instances=tuple(InstanceRef(h.sop_instance_uid, h.sop_class_uid, path) for h, path in in_order),
+    )
+
+
+def _kind(header: InstanceHeader) -> tuple[Any, ...]:
+    """What makes two images of one series stackable, roughly; loading looks closer."""
+    orientation = header.image_orientation_patient
+    return (
+        header.sop_class_uid,
+        header.modality,
+        "LOCALIZER" in header.image_type,
+        header.image_type[:2],
+        header.rows,
+        header.columns,
+        header.frame_of_reference_uid,
+        tuple(round(cosine, 2) + 0.0 for cosine in orientation) if orientation else None,
+    )
+
+
+def _height(header: InstanceHeader, orientation: tuple[float, ...] | None) -> float | None:
+    """Where an image lies along the normal of its series, mm."""
+    if header.image_position_patient is None or orientation is None:
+        return None
+    normal = np.cross(orientation[:3], orientation[3:])
+    return float(np.dot(normal, header.image_position_patient))
+
+
+def _place(height: float | None, header: InstanceHeader, path: str) -> tuple[Any, ...]:
+    number = header.instance_number
+    return (height is None, height or 0.0, number is None, number or 0, header.sop_instance_uid, path)
+
+
+def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
+    study_instance_uid = _uid(elements, Tag.STUDY_INSTANCE_UID)
+    return InstanceHeader(
+        sop_class_uid=_uid(elements, Tag.SOP_CLASS_UID),
+        sop_instance_uid=_uid(elements, Tag.SOP_INSTANCE_UID),
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=_uid(elements, Tag.SERIES_INSTANCE_UID),
+        transfer_syntax_uid=check_uid(elements.transfer_syntax_uid),
+        patient_key=_patient_key(elements, study_instance_uid, pseudonym_key),
+        patient_sex=sex if (sex := elements.text(Tag.PATIENT_SEX).upper()) in ("M", "F", "O") else None,
+        patient_age=_age(elements),
+        study_date=_date(elements.text(Tag.STUDY_DATE)),
+        acquisition_date=_date(elements.text(Tag.ACQUISITION_DATE))
+        or _date(elements.text(Tag.ACQUISITION_DATE_TIME)[:8]),
+        modality=elements.text(Tag.MODALITY).upper(),
+        image_type=tuple(value.upper() for value in elements.texts(Tag.IMAGE_TYPE)[:_MOST_VALUES]),
+        body_part_examined=part
+        if _BODY_PART.fullmatch(part := elements.text(Tag.BODY_PART_EXAMINED).upper())
+        else None,
+        manufacturer=elements.text(Tag.MANUFACTURER) or None,
+        manufacturer_model_name=elements.text(Tag.MANUFACTURER_MODEL_NAME) or None,
+        convolution_kernel=tuple(value for value in elements.texts(Tag.CONVOLUTION_KERNEL)[:_MOST_VALUES] if value),
+        slice_thickness=_positive(elements.number(Tag.SLICE_THICKNESS)),
+        kvp=_positive(elements.number(Tag.KVP)),
+        contrast_bolus_agent=_names_contrast(elements),
+        gantry_detector_tilt=elements.number(Tag.GANTRY_DETECTOR_TILT),
+        lossy_image_compression=elements.text(Tag.LOSSY_IMAGE_COMPRESSION) == "01"
+        or is_lossy(elements.transfer_syntax_uid),
+        has_rescale=bool(elements.number(Tag.RESCALE_SLOPE)) and elements.number(Tag.RESCALE_INTERCEPT) is not None,
+        rows=elements.short(Tag.ROWS),
+        columns=elements.short(Tag.COLUMNS),
+        number_of_frames=max(1, elements.integer(Tag.NUMBER_OF_FRAMES) or 1),
+        instance_number=elements.integer(Tag.INSTANCE_NUMBER),
+        frame_of_reference_uid=frame_of_reference(elements),
+        image_orientation_patient=elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
+        image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
+    )
+
+
+def frame_of_reference(elements: Elements) -> str | None:
+    """The frame of reference, where it is a UID."""
+    text = elements.text(Tag.FRAME_OF_REFERENCE_UID)
+    return text if len(text) <= LONGEST_UID and _UID.fullmatch(text) else None
+
+
+def _uid(elements: Elements, tag: Tag) -> str:
+    """An identifier as it stands: only padding is taken off, nothing is repaired."""
+    value = elements.values.get(tag, b"")
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    return check_uid(text.rstrip("\0 "))
+
+
+def _patient_key(elements: Elements, study_instance_uid: str, key: bytes) -> str:
+    """Without a legible patient ID the study stands for the patient, so that strangers never merge."""
+    patient_id = _patient_text(elements, Tag.PATIENT_ID)
+    issuer = _patient_text(elements, Tag.ISSUER_OF_PATIENT_ID)
+    if patient_id and "\ufffd" not in patient_id:
+        return pseudonym(key, patient_id, issuer)
+    return _keyed_hash(key, "study", issuer, study_instance_uid)
+
+
+def _patient_text(elements: Elements, tag: Tag) -> str:
+    value = elements.values.get(tag, b"")
+    if isinstance(value, str):
+        return value.strip("\0 ")
+    if value.isascii() and b"\x1b" not in value:
+        return value.decode("ascii").strip("\0 ")
+    from pydicom.charset import default_encoding, python_encoding
+
+    named = elements.text(Tag.SPECIFIC_CHARACTER_SET)
+    try:
+        text: str = value.decode(python_encoding.get(named, default_encoding))
+    except (UnicodeError, LookupError):
+        return "\ufffd"
+    return text.strip("\0 ")
+
+
+def _keyed_hash(key: bytes, *parts: str) -> str:
+    if not key:
+        raise ValueError("the key of pseudonyms is empty")
+    data = b"".join(
+        len(raw).to_bytes(8, "big") + raw for raw in (part.encode("utf-8", "surrogatepass") for part in parts)
+    )
+    return hmac.new(key, data, hashlib.sha256).hexdigest()[:32]
+
+
+def _raw_value(dataset: Any, tag: Tag) -> bytes | str:
+    """The value of a pydicom element as bytes where it was not converted yet, else as text."""
+    value = dataset.get_item(int(tag)).value
+    if value is None:
+        return b""
+    if isinstance(value, bytes | str):
+        return value
+    if tag in (Tag.CONTRAST_BOLUS_AGENT_SEQUENCE, Tag.MODALITY_LUT_SEQUENCE):
+        return "items" if len(value) else ""
+    if isinstance(value, Iterable):
+        return "\\".join("" if part is None else str(part) for part in value)
+    return str(value)
+
+
+def _names_contrast(elements: Elements) -> bool:
+    """Whether any attribute speaks of a contrast agent. A word we do not know counts as one.
+
+    Source: our choice of the words that mean none; the volume is often 0 where an agent was given.
+    """
+    agent = elements.text(Tag.CONTRAST_BOLUS_AGENT).upper()
+    if (elements.has(Tag.CONTRAST_BOLUS_AGENT) and agent not in _NO_AGENT) or elements.has(
+        Tag.CONTRAST_BOLUS_AGENT_SEQUENCE
+    ):
+        return True
+    volume = elements.number(Tag.CONTRAST_BOLUS_VOLUME)
+    ingredient = elements.text(Tag.CONTRAST_BOLUS_INGREDIENT).upper()
+    return (volume is not None and volume > 0) or bool(ingredient and ingredient not in _NO_AGENT)
+
+
+def _age(elements: Elements) -> int | None:
+    """Whole years at the study: as stated, else from the date of birth, which is kept nowhere."""
+    stated = re.fullmatch(r"([0-9]{1,3})([DWMY])", elements.text(Tag.PATIENT_AGE).upper())
+    if stated:
+        years = int(int(stated[1]) / _YEARS[stated[2]])
+    else:
+        born, seen = _date(elements.text(Tag.PATIENT_BIRTH_DATE)), _date(elements.text(Tag.STUDY_DATE))
+        if born is None or seen is None:
+            return None
+        years = int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:])
+    return years if 0 <= years <= 130 else None
+
+
+def _date(text: str) -> str | None:
+    digits = text.replace(".", "")
+    if not re.fullmatch(r"[0-9]{8}", digits):
+        return None
+    try:
+        date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        return None
+    return digits
+
+
+def _positive(value: float | None) -> float | None:
+    return value if value is not None and value > 0 else None
