@@ -15,6 +15,7 @@ Every error that is raised on purpose, as a tree ordered by what the caller shou
         BackendUnavailable             no session can run here
         StorageFull                    the disk does not take what must be kept
         SchemaMismatch                 the database is of another version
+        DatabaseUnavailable            the database can't be reached, or is locked; it may pass
 
 A message says what was found and what was expected. It never holds patient data or a path.
 """
@@ -86,3 +87,7 @@ class StorageFull(DeploymentError):
 
 class SchemaMismatch(DeploymentError):
     """Raised when the database is of another version than this program."""
+
+
+class DatabaseUnavailable(DeploymentError):
+    """Raised when the database can't be reached or is locked; what was begun is undone, and trying again may help."""

@@ -1,0 +1,342 @@
+"""
+The tables: what is remembered, in the words of the house.
+
+    study < series < instance         what arrived; paths live in `instance` alone
+    refusal                           what was turned away at the door, and why
+    selection                         which series serves a program, and why not the others; a history by study revision
+    job                               work to do, with a lease and a fencing token
+    result < vertebra, quality_flag   what an analysis said; result_model, model: by which weights
+    outbox                            report objects that wait for a peer
+    event                             what changed and when, for people
+
+Every change that belongs together is one transaction. `series.state` is "done" exactly while one current result of
+the series' own revision stands; every other end is "set_aside" with a reason. Locks are taken in the order
+study, series, job, result, outbox, so that no two transactions wait for each other.
+"""
+
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from db.columns import MultiValue, Numbers, SafeText, UtcTime, Word
+from engine.records import BoneFinding, Program, Reason, VertebralLevel
+
+
+class StudyState(StrEnum):
+    """Whether instances of a study are still awaited."""
+
+    RECEIVING = "receiving"
+    CLOSED = "closed"
+
+
+class SeriesState(StrEnum):
+    """Where a series stands; "done" and "set_aside" are ends."""
+
+    RECEIVING = "receiving"
+    WAITING = "waiting"  # selected: a job is ready or running
+    DONE = "done"  # one current result
+    SET_ASIDE = "set_aside"  # one reason
+
+
+class JobState(StrEnum):
+    """Where a job stands; "done", "dead" and "obsolete" are ends."""
+
+    READY = "ready"
+    LEASED = "leased"
+    DONE = "done"  # a result, or a reason that no second attempt would change
+    DEAD = "dead"  # failed too often; a person can retry it
+    OBSOLETE = "obsolete"  # its series changed, or lost to a better one, before it ended
+
+
+class ObjectState(StrEnum):
+    """Where a report object stands towards one destination; "sent", "dead" and "superseded" are ends."""
+
+    READY = "ready"
+    LEASED = "leased"
+    SENT = "sent"
+    DEAD = "dead"  # refused too often; a person can retry it
+    SUPERSEDED = "superseded"  # its result is no longer current: not sent any more
+
+
+class Change(StrEnum):
+    """What an event tells."""
+
+    RECEIVED = "received"
+    REOPENED = "reopened"
+    CLOSED = "closed"
+    QUEUED = "queued"
+    SET_ASIDE = "set_aside"
+    ATTEMPT_FAILED = "attempt_failed"
+    RETRIED = "retried"
+    DONE = "done"
+    SENT = "sent"
+    DEAD = "dead"
+    SUPERSEDED = "superseded"
+    REFUSED = "refused"
+
+
+NAMING = {  # constraints are named alike on both databases, so that a migration can find them
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata = sa.MetaData(naming_convention=NAMING)
+
+ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite's rowid must be declared INTEGER
+UID = sa.String(64)
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column("id", ID, primary_key=True)
+
+
+def _belongs_to(table: str, *, primary_key: bool = False, nullable: bool = False) -> sa.Column[int]:
+    return sa.Column(
+        f"{table}_id", ID, sa.ForeignKey(f"{table}.id"), nullable=nullable and not primary_key, primary_key=primary_key
+    )
+
+
+def _where(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[bool]]:
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+study = sa.Table(
+    "study",
+    metadata,
+    _id(),
+    sa.Column("study_instance_uid", UID, nullable=False, unique=True),
+    sa.Column("patient_key", sa.String(64), nullable=False, index=True),
+    sa.Column("state", Word(StudyState), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),  # grows when a closed study is reopened
+    sa.Column("opened_at", UtcTime, nullable=False),  # first instance of this revision
+    sa.Column("last_received_at", UtcTime, nullable=False),
+    sa.Column("closed_at", UtcTime),
+)
+sa.Index("ix_study_receiving", study.c.last_received_at, **_where(study.c.state == sa.literal_column("'receiving'")))
+
+series = sa.Table(
+    "series",
+    metadata,
+    _id(),
+    _belongs_to("study"),
+    sa.Column("series_instance_uid", UID, nullable=False, unique=True),
+    sa.Column("state", Word(SeriesState), nullable=False),
+    sa.Column("reason", Word(Reason)),  # why it was set aside
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),  # grows when instances come after the study was closed
+    # from the headers; see db/series.py for which instance speaks for the series
+    sa.Column("header_instance_uid", UID, nullable=False),  # the instance that speaks for the series
+    sa.Column("patient_sex", SafeText(16)),
+    sa.Column("patient_age", sa.Integer),  # years
+    sa.Column("study_date", SafeText(8)),
+    sa.Column("acquisition_date", SafeText(8)),
+    sa.Column("modality", SafeText(16), nullable=False),
+    sa.Column("image_type", MultiValue(256), nullable=False),
+    sa.Column("body_part_examined", SafeText(64)),
+    sa.Column("manufacturer", SafeText(64)),
+    sa.Column("manufacturer_model_name", SafeText(64)),
+    sa.Column("convolution_kernel", MultiValue(256), nullable=False),
+    sa.Column("slice_thickness", sa.Double),  # mm
+    sa.Column("kvp", sa.Double),
+    sa.Column("contrast_bolus_agent", sa.Boolean, nullable=False),
+    sa.Column("gantry_detector_tilt", sa.Double),  # degrees
+    sa.Column("lossy_image_compression", sa.Boolean, nullable=False),
+    sa.Column("has_rescale", sa.Boolean, nullable=False),
+    sa.Column("transfer_syntax_uid", UID, nullable=False),
+    sa.Column("image_orientation_patient", Numbers(256)),
+)
+sa.Index("ix_series_study_id", series.c.study_id)
+sa.Index("ix_series_state_reason", series.c.state, series.c.reason)
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    _id(),
+    _belongs_to("series"),
+    sa.Column("sop_instance_uid", UID, nullable=False, unique=True),
+    sa.Column("sop_class_uid", UID, nullable=False),
+    sa.Column("instance_number", sa.BigInteger),
+    sa.Column("image_position_patient", Numbers(160)),  # mm
+    sa.Column("path", sa.Text, nullable=False, unique=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("received_at", UtcTime, nullable=False),
+)
+sa.Index("ix_instance_series_id", instance.c.series_id)
+
+refusal = sa.Table(
+    "refusal",
+    metadata,
+    _id(),
+    sa.Column("subject", SafeText(64), nullable=False),  # the SOP Instance UID where it is one, else a SHA-256
+    sa.Column("reason", Word(Reason), nullable=False),
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.Column("peer", SafeText(64), nullable=False),  # AE title
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("first_refused_at", UtcTime, nullable=False),
+    sa.Column("last_refused_at", UtcTime, nullable=False),
+    sa.UniqueConstraint("subject", "reason"),
+)
+
+selection = sa.Table(
+    "selection",
+    metadata,
+    _id(),
+    _belongs_to("series"),
+    sa.Column("program", Word(Program), nullable=False),
+    sa.Column("study_revision", sa.Integer, nullable=False),
+    sa.Column("reason", Word(Reason)),  # NULL: selected
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.Column("score", sa.Double, nullable=False),
+    sa.Column("selected_at", UtcTime, nullable=False),
+    sa.UniqueConstraint("series_id", "program", "study_revision"),
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    _id(),
+    _belongs_to("series"),
+    sa.Column("program", Word(Program), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),  # of the series
+    sa.Column("state", Word(JobState), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),  # smaller is sooner
+    sa.Column("attempts", sa.Integer, nullable=False),  # counted when claimed
+    sa.Column("token", sa.Integer, nullable=False),  # fencing: grows with each claim
+    sa.Column("owner", SafeText(64)),
+    sa.Column("lease_until", UtcTime),
+    sa.Column("not_before", UtcTime, nullable=False),
+    sa.Column("reason", Word(Reason)),  # why the last attempt gave no result
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.UniqueConstraint("series_id", "program", "revision"),
+)
+sa.Index("ix_job_ready", job.c.priority, job.c.id, **_where(job.c.state == sa.literal_column("'ready'")))
+sa.Index("ix_job_leased", job.c.lease_until, **_where(job.c.state == sa.literal_column("'leased'")))
+
+model = sa.Table(
+    "model",
+    metadata,
+    _id(),
+    sa.Column("name", SafeText(64), nullable=False),
+    sa.Column("version", SafeText(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("reference_only", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("sha256", "name", "version"),
+)
+
+
+def _measures() -> tuple[sa.Column[float], ...]:
+    return (
+        sa.Column("attenuation_mean", sa.Double),  # HU
+        sa.Column("attenuation_median", sa.Double),  # HU
+        sa.Column("attenuation_sd", sa.Double),  # HU
+        sa.Column("core_volume", sa.Double),  # cm3
+        sa.Column("volumetric_bmd", sa.Double),  # mg/cm3
+    )
+
+
+result = sa.Table(
+    "result",
+    metadata,
+    _id(),
+    _belongs_to("series"),
+    _belongs_to("job"),
+    sa.Column("program", Word(Program), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),  # of the series
+    sa.Column("is_current", sa.Boolean, nullable=False),
+    *_measures(),  # the patient's values
+    sa.Column("finding", Word(BoneFinding)),  # the patient's
+    sa.Column("reason", Word(Reason)),  # why no density was given
+    sa.Column("attenuation_model", SafeText(130)),  # "name@version" that the HU values rest on
+    sa.Column("density_model", SafeText(130)),
+    sa.Column("policy", SafeText(130), nullable=False),
+    sa.Column("engine_version", SafeText(64), nullable=False),
+    sa.Column("analysed_at", UtcTime, nullable=False),
+    sa.Column("recorded_at", UtcTime, nullable=False),
+    sa.Column("stage_seconds", sa.JSON, nullable=False),
+)
+sa.Index(
+    "uq_result_current",
+    result.c.series_id,
+    result.c.program,
+    unique=True,
+    **_where(result.c.is_current == sa.true()),
+)
+sa.Index("ix_result_series_id", result.c.series_id)
+
+vertebra = sa.Table(
+    "vertebra",
+    metadata,
+    _belongs_to("result", primary_key=True),
+    sa.Column("level", Word(VertebralLevel), primary_key=True),
+    *_measures(),
+    sa.Column("finding", Word(BoneFinding)),
+    sa.Column("reason", Word(Reason)),  # why its density is withheld
+    sa.Column("aggregated", sa.Boolean, nullable=False),  # it went into the patient's value
+    sqlite_with_rowid=False,
+)
+
+quality_flag = sa.Table(
+    "quality_flag",
+    metadata,
+    _belongs_to("result", primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("reason", Word(Reason), nullable=False),
+    sa.Column("level", Word(VertebralLevel)),  # NULL: the whole series
+    sa.Column("withholds", sa.Boolean, nullable=False),
+    sa.Column("detail", SafeText(400), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+result_model = sa.Table(
+    "result_model",
+    metadata,
+    _belongs_to("result", primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    _belongs_to("model"),
+    sa.Column("precision", SafeText(32), nullable=False),
+    sa.Column("backend", SafeText(64), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    _id(),
+    _belongs_to("result"),
+    sa.Column("kind", SafeText(16), nullable=False),
+    sa.Column("sop_class_uid", UID, nullable=False),
+    sa.Column("sop_instance_uid", UID, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("destination", SafeText(64), nullable=False),
+    sa.Column("state", Word(ObjectState), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("token", sa.Integer, nullable=False),
+    sa.Column("owner", SafeText(64)),
+    sa.Column("lease_until", UtcTime),
+    sa.Column("not_before", UtcTime, nullable=False),
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("sent_at", UtcTime),
+    sa.UniqueConstraint("sop_instance_uid", "destination"),
+)
+sa.Index("ix_outbox_ready", outbox.c.destination, outbox.c.id, **_where(outbox.c.state == sa.literal_column("'ready'")))
+sa.Index("ix_outbox_leased", outbox.c.lease_until, **_where(outbox.c.state == sa.literal_column("'leased'")))
+sa.Index("ix_outbox_result_id", outbox.c.result_id)
+
+event = sa.Table(
+    "event",
+    metadata,
+    _id(),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("subject", SafeText(16), nullable=False),  # "study", "series", "object", "instance"
+    sa.Column("uid", SafeText(64), nullable=False),
+    sa.Column("change", Word(Change), nullable=False),
+    sa.Column("reason", Word(Reason)),
+    sa.Column("detail", SafeText(400), nullable=False),
+)
+sa.Index("ix_event_uid", event.c.uid)
