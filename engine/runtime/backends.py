@@ -1,0 +1,84 @@
+"""The best session that can run a model here, and why the others can't."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import BackendUnavailable
+from engine.runtime import onnxruntime_session, openvino_session
+from engine.runtime.manifest import PACKAGED_MODELS, ModelPackage
+from engine.runtime.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Where models lie and what runs them."""
+
+    models: str = ""  # folder of model packages; empty: the packaged reference models
+    backend: str = "auto"  # "auto": the first that can run of "openvino", "onnxruntime"
+    threads: int = 0  # that one model may use; 0: all
+
+    def __post_init__(self) -> None:
+        """Refuse a backend that is not known."""
+        if self.backend not in ("auto", *_BACKENDS):
+            raise ValueError(f"backend must be one of auto, {', '.join(_BACKENDS)}, not '{self.backend}'")
+        if self.threads < 0:
+            raise ValueError(f"threads must be 0 (all) or more, not {self.threads}")
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of model packages."""
+        return Path(self.models) if self.models else PACKAGED_MODELS
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """Whether a backend can run here."""
+
+    name: str
+    version: str  # empty: not installed
+    can_run: bool
+    why_not: str  # empty: it can
+
+
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    version: Callable[[], str]
+    why_not: Callable[[], str]
+    open: Callable[[ModelPackage, int], Session]
+
+
+_BACKENDS = {
+    openvino_session.NAME: _Backend(
+        openvino_session.version, openvino_session.why_not, openvino_session.OpenVinoSession
+    ),
+    onnxruntime_session.NAME: _Backend(
+        onnxruntime_session.version, onnxruntime_session.why_not, onnxruntime_session.OnnxRuntimeSession
+    ),
+}
+"""In the order of preference: OpenVINO was the faster on every network measured."""
+
+
+def backend_statuses() -> tuple[BackendStatus, ...]:
+    """Every backend, in the order of preference."""
+    return tuple(
+        BackendStatus(name, backend.version(), not backend.why_not(), backend.why_not())
+        for name, backend in _BACKENDS.items()
+    )
+
+
+def open_session(package: ModelPackage, options: RuntimeOptions) -> Session:
+    """Open a model with the backend that is wanted, or the best that can run.
+
+    Raises:
+        BackendUnavailable: none can; the message says why for each.
+        UnusableModel: the model file is damaged, or not what its manifest says.
+    """
+    wanted = tuple(_BACKENDS) if options.backend == "auto" else (options.backend,)
+    reasons = []
+    for name in wanted:
+        reason = _BACKENDS[name].why_not()
+        if not reason:
+            return _BACKENDS[name].open(package, options.threads)
+        reasons.append(f"{name}: {reason}")
+    raise BackendUnavailable(f"no session can run model '{package.manifest.name}' here; {'; '.join(reasons)}")

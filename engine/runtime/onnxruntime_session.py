@@ -1,0 +1,112 @@
+"""
+A model run by ONNX Runtime on the CPU; the only door to ONNX Runtime.
+
+The second choice by speed, and the reference that other backends are held against: it computes in
+float32, whatever the processor.
+"""
+
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import BackendUnavailable, UnusableModel
+from engine.records import ModelRef
+from engine.runtime.graph import Dimensions, check_graph
+from engine.runtime.manifest import ModelPackage
+
+NAME = "onnxruntime"
+PROVIDER = "CPUExecutionProvider"
+
+
+@cache
+def version() -> str:
+    """The library's version; empty where it can't be imported."""
+    try:
+        import onnxruntime
+    except (ImportError, OSError):
+        return ""
+    return str(onnxruntime.__version__)
+
+
+@cache
+def why_not() -> str:
+    """Why this backend can't run here; empty: it can."""
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        return f"onnxruntime can't be imported: {error}"
+    if PROVIDER not in onnxruntime.get_available_providers():
+        return f"ONNX Runtime was built without its {PROVIDER}"
+    return ""
+
+
+class OnnxRuntimeSession:
+    """An opened model. Use it in a `with`; one thread at a time."""
+
+    def __init__(self, package: ModelPackage, threads: int = 0) -> None:
+        """Open a package's model.
+
+        Args:
+            threads: how many it may use; 0: as many as the machine has.
+
+        Raises:
+            UnusableModel: the ONNX file is damaged, or not what its manifest says.
+            BackendUnavailable: the manifest asks for another precision than f32.
+        """
+        import onnxruntime
+
+        self.manifest = package.manifest
+        if self.manifest.precision != "f32":
+            raise BackendUnavailable(
+                f"model '{self.manifest.name}' needs {self.manifest.precision}; ONNX Runtime on the CPU computes in f32"
+            )
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.log_severity_level = 3  # errors only; they are raised as well
+        try:
+            opened = onnxruntime.InferenceSession(str(package.weights), settings, providers=[PROVIDER])
+        except Exception as error:  # the library has a dozen classes for this, without a common ground
+            what = type(error).__name__
+            raise UnusableModel(f"model '{self.manifest.name}' can't be opened by ONNX Runtime: {what}") from error
+        check_graph(self.manifest, _shapes(opened.get_inputs()), _shapes(opened.get_outputs()))
+        if opened.get_inputs()[0].type != "tensor(float)":
+            raise UnusableModel(f"model '{self.manifest.name}': its input is no float32 tensor")
+        self._input = opened.get_inputs()[0].name
+        self._session: Any = opened
+        self.model = ModelRef(
+            self.manifest.name,
+            self.manifest.version,
+            self.manifest.sha256,
+            self.manifest.training_data.reference_only,
+            "f32",
+            f"{NAME} {version()}",
+        )
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network.
+
+        Args:
+            batch: (N, 1, K, J, I) float32, C contiguous, already normalised as the manifest says.
+
+        Returns:
+            (N, ...) float32, the manifest's one output; the caller may keep it.
+        """
+        (output,) = self._session.run(None, {self._input: np.ascontiguousarray(batch, dtype=np.float32)})
+        return np.asarray(output, dtype=np.float32)
+
+    def __enter__(self) -> Self:
+        """Open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give memory and threads back."""
+        self._session = None
+
+
+def _shapes(tensors: Any) -> list[Dimensions]:
+    return [[size if isinstance(size, int) else None for size in tensor.shape] for tensor in tensors]

@@ -1,0 +1,122 @@
+"""
+A model run by OpenVINO on the CPU; the only door to OpenVINO.
+
+Left to itself, OpenVINO computes in bfloat16 on processors that have it and in float32 on others, so
+the same series would get another number on another machine. The precision is therefore always
+pinned to the manifest's, read back, and recorded.
+"""
+
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import BackendUnavailable, UnusableModel
+from engine.records import ModelRef
+from engine.runtime.graph import Dimensions, check_graph
+from engine.runtime.manifest import ModelPackage
+
+NAME = "openvino"
+
+
+@cache
+def version() -> str:
+    """The library's version; empty where it can't be imported."""
+    try:
+        import openvino
+    except (ImportError, OSError):
+        return ""
+    return str(openvino.__version__).split("-", maxsplit=1)[0]
+
+
+@cache
+def why_not() -> str:
+    """Why this backend can't run here; empty: it can."""
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        return f"openvino can't be imported: {error}"
+    if "CPU" not in openvino.Core().available_devices:
+        return "OpenVINO finds no CPU plug-in that can run here"
+    return ""
+
+
+class OpenVinoSession:
+    """A compiled model. Use it in a `with`; one thread at a time."""
+
+    def __init__(self, package: ModelPackage, threads: int = 0) -> None:
+        """Compile a package's model.
+
+        Args:
+            threads: how many it may use; 0: as many as the machine has.
+
+        Raises:
+            UnusableModel: the ONNX file is damaged, or not what its manifest says.
+            BackendUnavailable: the library would compute in another precision than the manifest's.
+        """
+        import openvino
+
+        self.manifest = package.manifest
+        wanted = self.manifest.precision
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted, "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        graph = _read(package)
+        check_graph(self.manifest, _shapes(graph.inputs), _shapes(graph.outputs))
+        compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        used = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        if wanted == "f32" and used != "f32":
+            raise BackendUnavailable(f"model '{self.manifest.name}' needs f32; OpenVINO would compute in {used}")
+        self.model = ModelRef(
+            self.manifest.name,
+            self.manifest.version,
+            self.manifest.sha256,
+            self.manifest.training_data.reference_only,
+            used,
+            f"{NAME} {version()}",
+        )
+        self._request: Any = compiled.create_infer_request()
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network.
+
+        Args:
+            batch: (N, 1, K, J, I) float32, C contiguous, already normalised as the manifest says.
+
+        Returns:
+            (N, ...) float32, the manifest's one output; the caller may keep it.
+        """
+        self._request.infer({0: np.ascontiguousarray(batch, dtype=np.float32)}, share_inputs=True)
+        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+
+    def __enter__(self) -> Self:
+        """Open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give memory and threads back."""
+        self._request = None
+
+
+def _read(package: ModelPackage) -> Any:
+    """The graph of a package, read as ONNX and as nothing else: `read_model` would try other formats too."""
+    from openvino.frontend import FrontEndManager
+
+    reader = FrontEndManager().load_by_framework("onnx")
+    try:
+        return reader.convert(reader.load(str(package.weights)))
+    except Exception as error:  # the library's failures have no common ground below Exception
+        what = type(error).__name__
+        raise UnusableModel(f"model '{package.manifest.name}' can't be read as ONNX by OpenVINO: {what}") from error
+
+
+def _shapes(tensors: Any) -> list[Dimensions]:
+    shapes: list[Dimensions] = []
+    for tensor in tensors:
+        sizes = list(tensor.partial_shape)
+        shapes.append([None if size.is_dynamic else int(size.get_length()) for size in sizes])
+    return shapes
