@@ -66,6 +66,7 @@ class Reason(StrEnum):
     NOT_PRIMARY = "not_primary"
     LOSSY_COMPRESSION = "lossy_compression"
     TRANSFER_SYNTAX_UNSUPPORTED = "transfer_syntax_unsupported"
+    MULTIFRAME_UNSUPPORTED = "multiframe_unsupported"
     RESCALE_MISSING = "rescale_missing"
     NOT_AXIAL = "not_axial"
     GANTRY_TILT = "gantry_tilt"
