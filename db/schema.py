@@ -1,7 +1,7 @@
 """
 The tables: what is remembered, in the words of the house.
 
-    study < series < instance         what arrived; paths live in `instance` alone
+    study < series < header, instance what arrived; paths live in `instance` alone
     refusal                           what was turned away at the door, and why
     selection                         which series serves a program, and why not the others; a history by study revision
     job                               work to do, with a lease and a fencing token
@@ -126,37 +126,46 @@ series = sa.Table(
     sa.Column("reason", Word(Reason)),  # why it was set aside
     sa.Column("detail", SafeText(400), nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),  # grows when instances come after the study was closed
-    # from the headers; see db/series.py for which instance speaks for the series
-    sa.Column("header_instance_uid", UID, nullable=False),  # the instance that speaks for the series
+    # what its headers say together; written when the study is closed, for people and population studies
+    sa.Column("instance_count", sa.Integer),
     sa.Column("patient_sex", SafeText(16)),
     sa.Column("patient_age", sa.Integer),  # years
     sa.Column("study_date", SafeText(8)),
     sa.Column("acquisition_date", SafeText(8)),
-    sa.Column("modality", SafeText(16), nullable=False),
-    sa.Column("image_type", MultiValue(256), nullable=False),
+    sa.Column("modality", SafeText(16)),
+    sa.Column("image_type", MultiValue(256)),
     sa.Column("body_part_examined", SafeText(64)),
     sa.Column("manufacturer", SafeText(64)),
     sa.Column("manufacturer_model_name", SafeText(64)),
-    sa.Column("convolution_kernel", MultiValue(256), nullable=False),
+    sa.Column("convolution_kernel", MultiValue(256)),
     sa.Column("slice_thickness", sa.Double),  # mm
     sa.Column("kvp", sa.Double),
-    sa.Column("contrast_bolus_agent", sa.Boolean, nullable=False),
+    sa.Column("contrast_bolus_agent", sa.Boolean),
     sa.Column("gantry_detector_tilt", sa.Double),  # degrees
-    sa.Column("lossy_image_compression", sa.Boolean, nullable=False),
-    sa.Column("has_rescale", sa.Boolean, nullable=False),
-    sa.Column("transfer_syntax_uid", UID, nullable=False),
-    sa.Column("image_orientation_patient", Numbers(256)),
+    sa.Column("lossy_image_compression", sa.Boolean),
+    sa.Column("transfer_syntax_uid", UID),
+    sa.Column("extent_mm", sa.Double),
 )
 sa.Index("ix_series_study_id", series.c.study_id)
 sa.Index("ix_series_state_reason", series.c.state, series.c.reason)
+
+header = sa.Table(  # what the headers of a series say, each wording once: most series have one
+    "header",
+    metadata,
+    _id(),
+    _belongs_to("series"),
+    sa.Column("sha256", sa.String(64), nullable=False),  # of `attributes`
+    sa.Column("attributes", sa.Text, nullable=False),  # JSON, keyed as engine.records.InstanceHeader
+    sa.UniqueConstraint("series_id", "sha256"),
+)
 
 instance = sa.Table(
     "instance",
     metadata,
     _id(),
     _belongs_to("series"),
+    _belongs_to("header"),
     sa.Column("sop_instance_uid", UID, nullable=False, unique=True),
-    sa.Column("sop_class_uid", UID, nullable=False),
     sa.Column("instance_number", sa.BigInteger),
     sa.Column("image_position_patient", Numbers(160)),  # mm
     sa.Column("path", sa.Text, nullable=False, unique=True),
