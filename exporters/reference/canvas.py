@@ -1,0 +1,145 @@
+"""
+A voxel grid that anatomy is painted on, structure by structure.
+
+A structure is a signed distance in mm (negative inside) over a small box of the grid. Voxels that a
+surface cuts take their share of each side, so a painted grid already has partial volume; a cortical
+shell is a surface density that is spread over one voxel, because no CT voxel is as thin as a cortex.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.resampling import AIR
+from engine.volume import Box, Geometry, Vector
+
+Field = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of the grid and where its voxels lie; x, y, z broadcast to the box's shape."""
+
+    at: Box
+    x: Field
+    y: Field
+    z: Field
+
+
+class Canvas:
+    """What a CT sees, as two fields that a scanner turns into HU, and the truth beside them."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Start with air."""
+        self.geometry = geometry
+        self.soft = np.full(geometry.shape, AIR, dtype=np.float32)  # HU of everything but mineral, at 120 kV
+        self.mineral = np.zeros(geometry.shape, dtype=np.float32)  # mg hydroxyapatite / cm3
+        self.labels = np.zeros(geometry.shape, dtype=np.uint8)  # tissue
+        self.levels = np.zeros(geometry.shape, dtype=np.uint8)  # vertebral bodies, 1 + index into the phantom's levels
+        self.edge_mm = float(np.prod(geometry.spacing_mm) ** (1 / 3))  # over which a surface is spread
+
+    def region(self, low: Sequence[float], high: Sequence[float]) -> Region | None:
+        """The part of the grid inside a box of the patient (x, y, z in mm), or None."""
+        corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+        index = self.geometry.to_index(corners)
+        start = np.maximum(np.floor(index.min(axis=0)).astype(int), 0)
+        stop = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 1, self.geometry.shape)
+        if (stop <= start).any():
+            return None
+        return self._region([slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)])
+
+    def around(self, points: Sequence[Vector] | NDArray[np.floating], reach_mm: float) -> Region | None:
+        """The part of the grid within reach of points of the patient, or None."""
+        cloud = np.atleast_2d(np.asarray(points, dtype=float))
+        return self.region(list(cloud.min(axis=0) - reach_mm), list(cloud.max(axis=0) + reach_mm))
+
+    def whole(self) -> Region:
+        """The whole grid."""
+        return self._region([slice(0, n) for n in self.geometry.shape])
+
+    def _region(self, at: list[slice]) -> Region:
+        affine = self.geometry.affine
+        grids = np.ogrid[tuple(at)]
+        x, y, z = (_coordinate(affine[row], grids) for row in range(3))
+        return Region((at[0], at[1], at[2]), x, y, z)
+
+    def paint(
+        self,
+        region: Region,
+        distance: Field,
+        soft: float | Field,
+        mineral: float | Field = 0.0,
+        shell: float | Field = 0.0,
+        label: int | None = None,
+        level: int = 0,
+    ) -> None:
+        """Put one structure over what is there.
+
+        Args:
+            distance: signed, mm, of the region's shape; negative inside.
+            soft: HU without mineral.
+            mineral: mg/cm3 inside.
+            shell: mineral of the surface, mg/cm2.
+            label: tissue of the inside; None leaves the labels as they are.
+            level: number of the vertebral body; 0 is none.
+        """
+        share = np.clip(0.5 - distance / self.edge_mm, 0.0, 1.0)
+        at = region.at
+        self.soft[at] += share * (soft - self.soft[at])
+        self.mineral[at] += share * (mineral - self.mineral[at])
+        if not np.isscalar(shell) or shell:
+            near = np.clip(1.0 - np.abs(distance + 0.25 * self.edge_mm) / self.edge_mm, 0.0, 1.0)
+            self.mineral[at] += near * (shell * np.float32(10.0 / self.edge_mm))  # mg/cm2 over mm -> mg/cm3
+        if label is not None:
+            inside = distance < 0
+            self.labels[at][inside] = label
+            self.levels[at][inside] = level
+
+
+def _coordinate(row: NDArray[np.float64], grids: Sequence[NDArray[np.int_]]) -> Field:
+    """One patient coordinate over a box, as small as broadcasting allows."""
+    total = np.full((1, 1, 1), row[3])
+    for axis in range(3):
+        if abs(row[axis]) > 1e-9:
+            total = total + row[axis] * grids[axis]
+    return np.asarray(total, dtype=np.float32)
+
+
+def capsule(x: Field, y: Field, z: Field, a: Sequence[float], b: Sequence[float], radius: float) -> Field:
+    """Signed distance to a rod with round ends, between points a and b."""
+    ax, ay, az = (float(value) for value in a)
+    dx, dy, dz = float(b[0]) - ax, float(b[1]) - ay, float(b[2]) - az
+    length = dx * dx + dy * dy + dz * dz + 1e-9
+    along = np.clip(((x - ax) * dx + (y - ay) * dy + (z - az) * dz) / length, 0.0, 1.0)
+    squared = (x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + (z - az - along * dz) ** 2
+    return np.asarray(np.sqrt(squared) - radius, dtype=np.float32)
+
+
+def ellipsoid(x: Field, y: Field, z: Field, centre: Sequence[float], radii: Sequence[float]) -> Field:
+    """About the signed distance to an ellipsoid with axes along x, y, z."""
+    u, v, w = x - float(centre[0]), y - float(centre[1]), z - float(centre[2])
+    q = np.sqrt((u / float(radii[0])) ** 2 + (v / float(radii[1])) ** 2 + (w / float(radii[2])) ** 2) + 1e-6
+    return np.asarray((q - 1.0) * min(float(value) for value in radii), dtype=np.float32)
+
+
+def rounded_box(x: Field, y: Field, z: Field, half: Sequence[float], radius: float) -> Field:
+    """Signed distance to a box around the origin with rounded edges; `half` includes the rounding."""
+    qx, qy, qz = np.abs(x) - (half[0] - radius), np.abs(y) - (half[1] - radius), np.abs(z) - (half[2] - radius)
+    outside = np.sqrt(np.maximum(qx, 0) ** 2 + np.maximum(qy, 0) ** 2 + np.maximum(qz, 0) ** 2)
+    inside = np.minimum(np.maximum(np.maximum(qx, qy), qz), 0.0)
+    return np.asarray(outside + inside - radius, dtype=np.float32)
+
+
+def ring(u: Field, v: Field, a: float | Field, b: float | Field, power: float = 2.0) -> tuple[Field, Field]:
+    """A superellipse in a plane.
+
+    Returns:
+        how far out a point lies (1 on the curve), and about its signed distance in mm.
+    """
+    out = (np.abs(u / a) ** power + np.abs(v / b) ** power) ** (1.0 / power) + 1e-4
+    distance = np.sqrt(u * u + v * v) * (1.0 - 1.0 / out)
+    near_centre = out < 0.2  # there the direction is lost; any large negative number will do
+    distance = np.where(near_centre, (out - 1.0) * np.minimum(a, b), distance)
+    return np.asarray(out, dtype=np.float32), np.asarray(distance, dtype=np.float32)

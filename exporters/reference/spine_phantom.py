@@ -1,0 +1,267 @@
+"""
+A procedural spine in a body, with known truth: the patient that nobody has to protect.
+
+A phantom is a value drawn from a seed; it has no voxels. `rasterise` puts it on any grid, so that the
+same anatomy can be scanned by several scanners at any crop. What is known exactly: each level's
+trabecular density, each voxel's tissue, each body's name.
+
+The patient's frame is DICOM's (x left, y back, z head) with the middle lumbar body at the origin.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.records import VertebralLevel
+from engine.volume import CANONICAL, Geometry, Vector
+from exporters.reference.body import Trunk, draw_trunk, paint_foreground, paint_trunk, rib_path
+from exporters.reference.canvas import Canvas
+from exporters.reference.vertebra import (
+    DISC,
+    MARROW_SHELL,
+    RIB,
+    SIZES,
+    TISSUES,
+    Vertebra,
+    paint_arch,
+    paint_body,
+    paint_disc,
+    paint_rod,
+    paint_sacrum,
+)
+
+# Forward lean of each body's axis in degrees: lordosis with its front at L3/L4, kyphosis with its back at T6/T7.
+# Segment angles add up to the means of Harrison (T12-S1 61-65) within the accepted range 30-80.
+TILTS = {"C5": 20, "C6": 23, "C7": 26, "T1": 27, "T2": 24, "T3": 20, "T4": 16, "T5": 11, "T6": 6, "T7": 1, "T8": -3,
+         "T9": -7, "T10": -10, "T11": -12, "T12": -13, "L1": -12, "L2": -8, "L3": 0, "L4": 10, "L5": 24, "L6": 32,
+         "S1": 42}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomOptions:
+    """How often the odd things happen. All are shares of patients."""
+
+    fracture: float = 0.15
+    osteophytes: float = 0.4
+    bone_island: float = 0.06
+    transitional: float = 0.04  # an L6, or ribs at L1
+    metal: float = 0.02
+    arms: float = 0.3  # lie beside the trunk
+
+
+@dataclass(frozen=True)
+class SpinePhantom:
+    """One patient without voxels."""
+
+    seed: int
+    sex: str  # "M" | "F"
+    age: int  # years
+    trunk: Trunk
+    vertebrae: tuple[Vertebra, ...]  # head to foot, cervical ones first
+    sacrum: Vertebra  # frame of S1
+    levels: tuple[VertebralLevel, ...]  # that have a number: T1 .. L5 (or L6)
+
+    def vertebra(self, level: VertebralLevel) -> Vertebra:
+        """The vertebra of a level; S1 is the sacrum's frame."""
+        if level is VertebralLevel.S1:
+            return self.sacrum
+        return next(bone for bone in self.vertebrae if bone.name == level)
+
+    @property
+    def vbmd(self) -> dict[VertebralLevel, float]:
+        """The drawn trabecular density of each level, mg/cm3 (hydroxyapatite)."""
+        return {level: self.vertebra(level).vbmd for level in self.levels}
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """A phantom on a grid."""
+
+    geometry: Geometry
+    soft: NDArray[np.float32]  # (K, J, I) HU without mineral, at 120 kV
+    mineral: NDArray[np.float32]  # (K, J, I) mg/cm3
+    labels: NDArray[np.uint8]  # (K, J, I) index into TISSUES
+    bodies: NDArray[np.uint8]  # (K, J, I) n: levels[n - 1] of the phantom
+
+
+def draw_phantom(
+    seed: int, *, age: int | None = None, sex: str | None = None, vbmd: float | None = None,
+    options: PhantomOptions | None = None,
+) -> SpinePhantom:  # fmt: skip
+    """Draw a patient.
+
+    Args:
+        seed: same seed, same patient, same bytes.
+        age: years; drawn from 20 to 90 when None.
+        vbmd: mean density of L1-L3 in mg/cm3; drawn by age and sex when None.
+
+    Source:
+        Densities: about 190 (women) and 183 (men) mg/cm3 at 31.7 years, 0.70 and 0.83 mg lost a year;
+        about 80 in women of 78. Marrow: HU from +20 (red, young) to -60 (fatty, old), our choice.
+    """
+    rng = np.random.default_rng(seed)
+    odd = options or PhantomOptions()
+    drawn_sex, drawn_age = str(rng.choice(["M", "F"])), int(rng.integers(20, 91))
+    sex, age = sex or drawn_sex, drawn_age if age is None else age
+    mean = 190 - 2.15 * (age - 30) if sex == "F" and age > 45 else 186 - (0.70 if sex == "F" else 1.25) * (age - 30)
+    density = float(np.clip(rng.normal(mean, 30), 22, 280)) if vbmd is None else vbmd
+    marrow = float(20 - 70 * np.clip((age - 20) / 70, 0, 1) + rng.normal(0, 7))
+    names, ribbed = _names(rng, odd)
+    scale = float(np.clip(rng.normal(1.0, 0.05), 0.85, 1.15)) * (0.90 if sex == "F" else 1.0)
+    tall = scale * (1.05 if sex == "F" else 1.0)
+    frames = _stack(rng, names, scale, tall)
+    fractured = (
+        set(rng.choice([n for n in names if n[0] != "C"], 2, replace=False)) if rng.random() < odd.fracture else set()
+    )
+    spurs = float(rng.uniform(1.5, 6)) * (rng.random() < odd.osteophytes) * min(1.0, age / 60)
+    processes = float(rng.uniform(0.8, 1.2))
+    short_last_rib = float(rng.choice([1.0, 0.7, 0.45]))
+    levels = tuple(VertebralLevel(name) for name in names if name[0] != "C")
+    vertebrae = []
+    for name, (centre, tilt, lean, size) in zip(names, frames, strict=True):
+        width, depth, height, disc = size
+        step = levels.index(VertebralLevel(name)) - levels.index(VertebralLevel.L2) if name[0] != "C" else -12
+        own = density * float(1 - 0.008 * step + rng.normal(0, 0.035)) * (1.15 if name in fractured else 1.0)
+        lost = rng.uniform(0.2, 0.5) if name in fractured else 0.0
+        whole = rng.random() < 0.4
+        share = (short_last_rib if name == ribbed[-1] else 1.0) * float(rng.uniform(0.9, 1.1))
+        vertebrae.append(Vertebra(
+            name, 0 if name[0] == "C" else 1 + levels.index(VertebralLevel(name)), centre, tilt, lean,
+            float(rng.normal(0, 0.02)), width, depth, height, disc, own, marrow + float(rng.normal(0, 2)),
+            MARROW_SHELL * float(rng.uniform(0.8, 1.3)) * (0.6 + 0.4 * density / 120),
+            wedge=float(0 if whole else lost), crush=float(lost * 0.6 if whole else 0),
+            osteophyte=spurs * float(rng.uniform(0.2, 1.0)), island=float(rng.uniform(2, 4)) * (rng.random() < odd.bone_island),
+            rib=share if name in ribbed else 0.0, process=processes * float(rng.uniform(0.9, 1.1)),
+        ))  # fmt: skip
+    last, lowest = vertebrae[-1], TILTS["S1"]
+    factor = frames[-1][1] / np.deg2rad(TILTS[names[-1]])
+    sacrum = _below(last, float(np.deg2rad(lowest) * (0.6 + 0.4 * factor)), scale, tall)
+    trunk = draw_trunk(rng, sex, scale, tuple(vertebrae), sacrum, metal=odd.metal, arms=odd.arms)
+    return SpinePhantom(seed, sex, age, trunk, tuple(vertebrae), sacrum, levels)
+
+
+def rasterise(phantom: SpinePhantom, geometry: Geometry, *, contrast: str | None = None) -> Raster:
+    """Put a phantom on a grid.
+
+    Args:
+        contrast: None, "arterial" or "venous".
+    """
+    canvas = Canvas(geometry)
+    texture = np.random.default_rng([phantom.seed, 7])
+    bones, trunk = phantom.vertebrae, phantom.trunk
+    paint_trunk(canvas, trunk, bones, phantom.sacrum, contrast, texture)
+    for above, below in zip(bones, (*bones[1:], phantom.sacrum), strict=True):
+        paint_disc(canvas, above, below, trunk.disc)
+    for bone in bones:
+        if bone.rib:
+            for side in (-1, 1):
+                path = rib_path(trunk, bone, side)
+                radius = 3.4 if bone.name not in ("T1", "T12", "L1") else 2.9
+                paint_rod(canvas, path, radius, 0.58, bone.marrow, 60 + 0.6 * bone.vbmd, 75.0, RIB)
+    for bone in bones:
+        paint_arch(canvas, bone)
+    paint_sacrum(canvas, phantom.sacrum, 5, texture)
+    for bone in bones:
+        paint_body(canvas, bone, np.random.default_rng([phantom.seed, 11, int(bone.centre[2]) + 4096]))
+    paint_foreground(canvas, trunk, bones, texture)
+    return Raster(geometry, canvas.soft, canvas.mineral, canvas.labels, canvas.levels)
+
+
+def levels_in_view(phantom: SpinePhantom, geometry: Geometry) -> tuple[VertebralLevel, ...]:
+    """Levels whose bodies lie wholly inside a grid, head to foot."""
+    inside = []
+    for level in phantom.levels:
+        bone = phantom.vertebra(level)
+        a, b, h = bone.width / 2, bone.depth / 2, bone.height / 2
+        corners = np.array([bone.point(u, v, w) for u in (-a, a) for v in (-b, b) for w in (-h, h)])
+        index = geometry.to_index(corners)
+        if (index >= -0.5).all() and (index <= np.asarray(geometry.shape) - 0.5).all():
+            inside.append(level)
+    return tuple(inside)
+
+
+def field_of_view(
+    phantom: SpinePhantom,
+    top: VertebralLevel = VertebralLevel.T10,
+    bottom: VertebralLevel = VertebralLevel.L5,
+    *,
+    pixels: int = 512,
+    pixel_mm: float = 0.8,
+    slice_mm: float = 1.5,
+    margin_mm: float = 12.0,
+    offset_mm: tuple[float, float] = (0.0, 0.0),
+) -> Geometry:
+    """An axial grid around the spine from one level to another.
+
+    Args:
+        margin_mm: above the upper body and below the lower one.
+        offset_mm: (x, y) from the spine to the centre of the field; the body's centre lies about 45 mm before the spine.
+    """
+    first, last = phantom.vertebra(top), phantom.vertebra(bottom)
+    high = first.centre[2] + first.height / 2 + margin_mm
+    low = last.centre[2] - last.height / 2 - margin_mm
+    count = max(1, int(np.ceil((high - low) / slice_mm)))
+    between = [bone for bone in (*phantom.vertebrae, phantom.sacrum) if low - 1 <= bone.centre[2] <= high + 1]
+    x = float(np.mean([bone.centre[0] for bone in between])) + offset_mm[0]
+    y = float(np.mean([bone.centre[1] for bone in between])) + offset_mm[1]
+    half = (pixels - 1) / 2 * pixel_mm
+    return Geometry((count, pixels, pixels), (slice_mm, pixel_mm, pixel_mm), (x - half, y - half, low), CANONICAL)
+
+
+def _names(rng: np.random.Generator, odd: PhantomOptions) -> tuple[list[str], list[str]]:
+    names = [name for name in SIZES if name != "L6"]
+    ribbed = [name for name in names if name[0] == "T"]
+    draw = rng.random()
+    if draw < odd.transitional / 2:
+        names.append("L6")
+    elif draw < odd.transitional:
+        ribbed.append("L1")
+    return names, ribbed
+
+
+def _stack(
+    rng: np.random.Generator, names: Sequence[str], scale: float, tall: float
+) -> list[tuple[Vector, float, float, tuple[float, float, float, float]]]:
+    """Centres, tilts and sizes of the vertebrae, head to foot; L3 at the origin."""
+    lordosis, kyphosis = float(rng.uniform(0.5, 1.3)), float(rng.uniform(0.6, 1.5))
+    bend, phase = float(abs(rng.normal(0, 0.05))), float(rng.uniform(0, 2 * np.pi))
+    thin = float(rng.uniform(0.6, 1.15))  # discs
+    sizes, tilts, leans = [], [], []
+    for n, name in enumerate(names):
+        width, depth, height, disc = SIZES[name]
+        own = rng.normal(1, 0.02, 3)
+        sizes.append((width * scale * own[0], depth * scale * own[1], height * tall * own[2], disc * tall * thin))
+        curve = lordosis if (TILTS[name] < 0 and name[0] == "L") or name in ("L4", "L5", "L6") else kyphosis
+        tilts.append(float(np.deg2rad(TILTS[name] * curve + rng.normal(0, 1.0))))
+        leans.append(float(bend * np.sin(n * 0.45 + phase) + rng.normal(0, 0.008)))
+    centres = [np.zeros(3)]
+    for n in range(len(names) - 1, 0, -1):
+        below, above = _up(tilts[n], leans[n]), _up(tilts[n - 1], leans[n - 1])
+        middle = (below + above) / 2
+        step = below * sizes[n][2] / 2 + middle * sizes[n - 1][3] + above * sizes[n - 1][2] / 2
+        centres.insert(0, centres[0] + step)
+    origin = centres[names.index("L3")]
+    return [
+        ((float(c[0]), float(c[1]), float(c[2])), tilt, lean, (float(s[0]), float(s[1]), float(s[2]), float(s[3])))
+        for c, tilt, lean, s in zip((c - origin for c in centres), tilts, leans, sizes, strict=True)
+    ]
+
+
+def _up(tilt: float, lean: float) -> NDArray[np.float64]:
+    return np.array([np.sin(lean), -np.sin(tilt) * np.cos(lean), np.cos(tilt) * np.cos(lean)])
+
+
+def _below(last: Vertebra, tilt: float, scale: float, tall: float) -> Vertebra:
+    """The frame of S1 under the last lumbar vertebra."""
+    height = 30 * tall
+    down = _up(last.tilt, last.lean) * (last.height / 2) + _up((last.tilt + tilt) / 2, last.lean) * last.disc
+    centre = np.asarray(last.centre) - down - _up(tilt, last.lean) * height / 2
+    x, y, z = (float(value) for value in centre)
+    return Vertebra("S1", 0, (x, y, z), tilt, last.lean / 2, 0.0, 50 * scale, 33 * scale, height, 0.0,
+                    last.vbmd, last.marrow, last.shell)  # fmt: skip
+
+
+__all__ = ["DISC", "TISSUES", "PhantomOptions", "Raster", "SpinePhantom", "draw_phantom", "field_of_view",
+           "levels_in_view", "rasterise"]  # fmt: skip
