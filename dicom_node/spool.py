@@ -1,0 +1,322 @@
+"""
+The spool: files land whole or not at all, under names that are our own.
+
+An instance is written aside, made durable, given its final name, and its folder is made durable; only then is it
+stored. So what was acknowledged is on disk whatever ends this process, and what stands under a final name is whole and
+never overwritten. A name is the SHA-256 of a UID: nothing that a sender wrote becomes a path.
+
+    incoming/<2 hex>/<64 hex>.dcm    acknowledged instances
+    conflict/                        a known SOP Instance UID with other bytes: refused, bounded
+    refused/                         refused at the door for another reason: bounded, the oldest go first
+    refusals/                        notes of refusals that are no rows yet
+    quarantine/                      acknowledged, but can't be registered: never cleared
+    outgoing/<2 hex>/<64 hex>/       report objects, a folder a series
+    partial/<process>/               being written; swept once its process is gone
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import count
+from pathlib import Path
+
+from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, GroupSync, settle, sync_folder, write_new
+from engine.errors import DeploymentError, StorageFull
+from engine.records import Reason
+
+MIB = 1024 * 1024
+_FOLDERS = ("incoming", "conflict", "refused", "refusals", "quarantine", "outgoing", "partial")
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolOptions:
+    """Where received and written objects lie, and how much of the disk is left alone."""
+
+    folder: str = "spool"  # on a local disk with hard links, such as ext4 or XFS
+    reserve_mib: int = 1024  # free space below which no more is taken in: the database may need it
+    most_refused: int = 1000  # refused objects kept to be looked at, in each of refused/ and conflict/
+    most_refused_mib: int = 1024  # their size, likewise
+
+    def __post_init__(self) -> None:
+        """Refuse amounts without meaning."""
+        if not self.folder:
+            raise ValueError("the spool needs a folder")
+        if min(self.reserve_mib, self.most_refused, self.most_refused_mib) < 0:
+            raise ValueError("sizes and counts can't be negative")
+
+
+class Arrival(StrEnum):
+    """What an instance is to the spool."""
+
+    NEW = "new"
+    REPEATED = "repeated"  # the same bytes are here already
+    CONFLICTING = "conflicting"  # other bytes are here under its UID; those stay, these were not taken
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of an instance."""
+
+    path: Path  # of what is durable under this UID
+    sha256: str  # of the bytes that were offered
+    size_bytes: int
+    arrival: Arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an object was turned away; waits as a note until it is a row."""
+
+    subject: str  # the SOP Instance UID where it is one, else the SHA-256 of the bytes
+    reason: Reason
+    detail: str  # our words; no patient data
+    peer: str  # AE title
+
+
+class Spool:
+    """An opened spool. Threads may share it; each process opens its own on the same folder, and closes it."""
+
+    def __init__(self, options: SpoolOptions) -> None:
+        """Make what is missing, and sweep what processes that are gone left half written.
+
+        Raises:
+            DeploymentError: the folder can't be written to, or its file system has no hard links.
+        """
+        self.options = options
+        self.folder = Path(options.folder).absolute()
+        self._numbers = count()
+        self._sync = GroupSync()
+        try:
+            self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+            for name in (*_FOLDERS, *(f"incoming/{n:02x}" for n in range(256))):
+                (self.folder / name).mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            for folder in (self.folder / "incoming", self.folder, self.folder.parent):
+                sync_folder(folder)
+            self._partial, self._claim = _claim_partial(self.folder / "partial")
+            self._probe_hard_links()
+            self._refused = _BoundedFolder(self.folder / "refused", options)
+            self._conflict = _BoundedFolder(self.folder / "conflict", options)
+        except OSError as bad:
+            raise DeploymentError(f"the spool can't be used ({_name(bad)}); see option 'spool.folder'") from None
+
+    def __enter__(self) -> "Spool":
+        """The spool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Give up this process's place for half-written files."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+        os.close(self._claim)
+
+    def free_bytes(self) -> int:
+        """Space left on the disk for this user."""
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize
+
+    def place_of(self, sop_instance_uid: str) -> Path:
+        """Where an instance lies, whether it is there or not."""
+        name = _name_of(sop_instance_uid)
+        return self.folder / "incoming" / name[:2] / f"{name}.dcm"
+
+    def store(self, sop_instance_uid: str, content: bytes) -> Stored:
+        """Keep an instance. Unless it conflicts, it is durable, bytes and name, when this returns.
+
+        Args:
+            sop_instance_uid: already known to be a UID.
+            content: a whole DICOM file.
+
+        Raises:
+            StorageFull: the disk does not take it; nothing of it is left, and a later attempt may succeed.
+        """
+        final = self.place_of(sop_instance_uid)
+        with _as_storage_full():
+            same = _same(final, content)
+            if same is None:
+                self._need_room(len(content))
+                same = self._add(final, content)
+            if same is not False:
+                self._sync.sync(final.parent)  # a repeated one too: who stored it first may not be this far yet
+        arrival = {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
+        return Stored(final, hashlib.sha256(content).hexdigest(), len(content), arrival)
+
+    def incoming(self) -> Iterator[Path]:
+        """Every stored instance, in no order."""
+        for n in range(256):
+            with os.scandir(self.folder / "incoming" / f"{n:02x}") as entries:
+                for entry in entries:
+                    yield Path(entry.path)
+
+    def quarantine(self, path: Path) -> None:
+        """Move a stored instance out of the way for good; it is durable there when this returns.
+
+        Raises:
+            StorageFull: the disk does not take the change.
+        """
+        aside = self.folder / "quarantine"
+        with _as_storage_full():
+            path.rename(aside / f"{path.stem}-{time.time_ns()}.dcm")
+            sync_folder(aside)
+            sync_folder(path.parent)
+
+    def refuse(self, content: bytes, refusal: Refusal) -> None:
+        """Keep a refused object to be looked at, as far as bounds and disk allow, and a note of it.
+
+        Its sender keeps it, so nothing here must be durable, and a full disk is no error.
+        """
+        kept = self._conflict if refusal.reason is Reason.INSTANCE_CONFLICT else self._refused
+        notes = self.folder / "refusals"
+        with suppress(OSError, StorageFull):
+            self._need_room(len(content))
+            kept.add(f"{hashlib.sha256(content).hexdigest()}.dcm", content)
+        with suppress(OSError):
+            if sum(1 for _ in notes.iterdir()) < self.options.most_refused:
+                aside = self._write_aside(json.dumps(asdict(refusal)).encode(), durable=False)
+                aside.rename(notes / f"{time.time_ns():020}-{self._partial.name}-{aside.name}.json")
+
+    def refusals(self) -> Iterator[tuple[Path, Refusal]]:
+        """Notes of refusals, the oldest first; whoever made a row of one removes it."""
+        for path in sorted((self.folder / "refusals").iterdir()):
+            try:
+                note = json.loads(path.read_bytes())
+                refusal = Refusal(note["subject"], Reason(note["reason"]), note["detail"], note["peer"])
+            except (OSError, ValueError, LookupError, TypeError):
+                path.unlink(missing_ok=True)  # torn by a power cut
+            else:
+                yield path, refusal
+
+    def outgoing_folder(self, series_instance_uid: str) -> Path:
+        """The folder of a series' report objects, made where missing.
+
+        Raises:
+            StorageFull: it can't be made.
+        """
+        name = _name_of(series_instance_uid)
+        folder = self.folder / "outgoing" / name[:2] / name
+        with _as_storage_full():
+            folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        return folder
+
+    def settle(self, paths: Iterable[Path]) -> None:
+        """Make files in the spool durable, bytes and names.
+
+        Raises:
+            StorageFull: the disk does not take them.
+        """
+        with _as_storage_full():
+            settle(paths, up_to=self.folder)
+
+    def _add(self, final: Path, content: bytes) -> bool | None:
+        """Write aside, make durable, name; None. If another came first: what `_same` says."""
+        aside = self._write_aside(content, durable=True)
+        try:
+            os.link(aside, final)  # a rename would replace what is there
+        except FileExistsError:
+            return _same(final, content)
+        finally:
+            with suppress(OSError):
+                aside.unlink()
+        return None
+
+    def _write_aside(self, content: bytes, durable: bool) -> Path:
+        aside = self._partial / str(next(self._numbers))
+        write_new(aside, content, durable)
+        return aside
+
+    def _need_room(self, size_bytes: int) -> None:
+        if self.free_bytes() - size_bytes < self.options.reserve_mib * MIB:
+            raise StorageFull(f"the disk of the spool has less than its reserve of {self.options.reserve_mib} MiB left")
+
+    def _probe_hard_links(self) -> None:
+        aside = self._write_aside(b"", durable=False)
+        linked = aside.with_name("probe")
+        os.link(aside, linked)
+        linked.unlink()
+        aside.unlink()
+
+
+class _BoundedFolder:
+    """A folder that holds so many files of so many bytes; the oldest make room for the next."""
+
+    def __init__(self, folder: Path, options: SpoolOptions) -> None:
+        self._folder = folder
+        self._most_files = options.most_refused
+        self._most_bytes = options.most_refused_mib * MIB
+        self._lock = threading.Lock()
+        found = sorted((path.stat().st_mtime_ns, path.name, path.stat().st_size) for path in folder.iterdir())
+        self._sizes = {name: size_bytes for _, name, size_bytes in found}  # the oldest first
+        self._bytes = sum(self._sizes.values())
+
+    def add(self, name: str, content: bytes) -> None:
+        with self._lock:
+            if name in self._sizes or len(content) > self._most_bytes or not self._most_files:
+                return
+            while len(self._sizes) >= self._most_files or self._bytes + len(content) > self._most_bytes:
+                oldest = next(iter(self._sizes))
+                (self._folder / oldest).unlink(missing_ok=True)
+                self._bytes -= self._sizes.pop(oldest)
+            with suppress(FileExistsError):  # another process kept the same
+                write_new(self._folder / name, content, durable=False)
+            self._sizes[name] = len(content)
+            self._bytes += len(content)
+
+
+def _claim_partial(folder: Path) -> tuple[Path, int]:
+    """A place of this process's own, claimed by a lock that ends with the process; those without one are swept."""
+    door = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        for place in [entry for entry in folder.iterdir() if entry.is_dir()]:
+            held = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place, ignore_errors=True)
+            except BlockingIOError:
+                pass  # its process lives
+            finally:
+                os.close(held)
+        mine = folder / f"{os.getpid()}-{time.time_ns()}"
+        mine.mkdir(mode=PRIVATE_FOLDER)
+        claim = os.open(mine, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(claim, fcntl.LOCK_EX)
+    finally:
+        os.close(door)
+    return mine, claim
+
+
+def _same(path: Path, content: bytes) -> bool | None:
+    """Whether a file has exactly these bytes; None: there is no file."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_size == len(content) and file.read() == content
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _as_storage_full() -> Iterator[None]:
+    """What the operating system says about the disk, in our words: its own quote paths."""
+    try:
+        yield
+    except OSError as bad:
+        raise StorageFull(f"the disk of the spool does not take more ({_name(bad)})") from None
+
+
+def _name(bad: OSError) -> str:
+    return errno.errorcode.get(bad.errno or 0, type(bad).__name__)
+
+
+def _name_of(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()

@@ -1,0 +1,374 @@
+"""The spool takes a file whole or not at all, and keeps what it took."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.durable import GroupSync
+from dicom_node.spool import MIB, Arrival, Refusal, Spool, SpoolOptions
+from engine.errors import DeploymentError, StorageFull
+from engine.records import Reason
+
+UID = "1.2.840.99.1"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> SpoolOptions:
+    return SpoolOptions(folder=str(tmp_path / "spool"), reserve_mib=0, most_refused=3, most_refused_mib=1)
+
+
+@pytest.fixture
+def spool(options: SpoolOptions) -> Iterator[Spool]:
+    with Spool(options) as opened:
+        yield opened
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+
+
+def test_what_was_stored_is_there_byte_for_byte_under_a_name_of_our_own(spool):
+    stored = spool.store(UID, b"content")
+    assert stored.arrival is Arrival.NEW
+    assert stored.path.read_bytes() == b"content"
+    assert (stored.sha256, stored.size_bytes) == (
+        "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73",
+        7,
+    )
+    assert UID not in str(stored.path)
+    assert files(spool.folder) == [stored.path] == list(spool.incoming())
+
+
+def test_the_same_bytes_again_are_no_second_copy(spool):
+    first = spool.store(UID, b"content")
+    written = first.path.stat()
+    again = spool.store(UID, b"content")
+    assert again == replace(first, arrival=Arrival.REPEATED)
+    assert first.path.stat().st_ino == written.st_ino
+    assert files(spool.folder) == [first.path]
+
+
+def test_other_bytes_under_a_known_uid_change_nothing(spool):
+    first = spool.store(UID, b"content")
+    assert spool.store(UID, b"CONTENT").arrival is Arrival.CONFLICTING
+    assert first.path.read_bytes() == b"content"
+    assert files(spool.folder) == [first.path]
+
+
+def test_of_many_at_once_under_one_uid_one_is_kept_and_the_others_are_told(spool):
+    contents = [bytes([n % 3]) * 5000 for n in range(24)]
+    arrivals: list[tuple[bytes, Arrival]] = []
+    start = threading.Barrier(len(contents))
+
+    def store(content: bytes) -> None:
+        start.wait()
+        arrivals.append((content, spool.store(UID, content).arrival))
+
+    threads = [threading.Thread(target=store, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (kept,) = files(spool.folder)
+    winner = kept.read_bytes()
+    assert [content for content, arrival in arrivals if arrival is Arrival.NEW] == [winner]
+    assert all((content == winner) == (arrival is not Arrival.CONFLICTING) for content, arrival in arrivals)
+
+
+@given(uid=st.text(max_size=80))
+def test_no_uid_leads_out_of_the_spool(uid):
+    opened = Spool.__new__(Spool)
+    opened.folder = Path("/spool")
+    place = opened.place_of(uid.encode("utf-8", "replace").decode())
+    assert place.parent.parent == Path("/spool/incoming")
+    assert len(place.stem) == 64
+
+
+def test_nobody_else_reads_what_lies_here(spool):
+    stored = spool.store(UID, b"content")
+    assert stored.path.stat().st_mode & 0o077 == 0
+    assert spool.folder.stat().st_mode & 0o077 == 0
+
+
+def test_below_the_reserve_nothing_is_taken_and_above_it_again(options):
+    with Spool(options) as probe:
+        free_mib = probe.free_bytes() // MIB
+    with Spool(replace(options, reserve_mib=free_mib + 1024)) as full:
+        with pytest.raises(StorageFull, match="reserve"):
+            full.store(UID, b"content")
+        assert files(full.folder) == []
+    with Spool(options) as roomy:
+        assert roomy.store(UID, b"content").arrival is Arrival.NEW
+
+
+LIMITED = """
+import resource, sys
+from dicom_node.spool import Spool, SpoolOptions
+from engine.errors import StorageFull
+with Spool(SpoolOptions(folder=sys.argv[1], reserve_mib=0)) as spool:
+    spool.store("1.1", bytes(1000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+    try:
+        spool.store("1.2", bytes(9000))
+    except StorageFull as full:
+        print(full)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(spool.store("1.2", bytes(9000)).arrival)
+"""
+
+
+def test_a_write_that_breaks_off_leaves_nothing_and_passes(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "spool"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines() == ["the disk of the spool does not take more (EFBIG)", "new"]
+    assert sorted(path.stat().st_size for path in files(tmp_path / "spool")) == [1000, 9000]
+
+
+def fill(spool: Spool) -> int:
+    for n in range(1000):
+        try:
+            spool.store(f"1.{n}", bytes([n]) * 100_000)
+        except StorageFull:
+            return n
+    raise AssertionError("the disk never filled")
+
+
+def test_a_full_disk_refuses_and_recovers(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False
+    ).returncode
+    if mounted:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        with Spool(SpoolOptions(folder=str(disk / "spool"), reserve_mib=0)) as spool:
+            stored = fill(spool)
+            assert stored > 5
+            kept = files(spool.folder)
+            assert [path.stat().st_size for path in kept] == [100_000] * stored
+            kept[0].unlink()
+            kept[1].unlink()
+            assert spool.store("2.1", bytes(100_000)).arrival is Arrival.NEW
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+HALF_WAY = """
+import os, sys, threading
+import dicom_node.spool as room
+real = os.write
+def stall(descriptor, data):
+    wrote = real(descriptor, data[:10])
+    print("half way", flush=True)
+    threading.Event().wait()
+with room.Spool(room.SpoolOptions(folder=sys.argv[1], reserve_mib=0)) as spool:
+    spool.store("1.1", bytes(1000))
+    os.write = stall  # the operating system is slow
+    spool.store("1.2", bytes(1000))
+"""
+
+
+def test_what_a_killed_process_left_half_written_is_swept_but_not_that_of_a_living_one(options):
+    def begin() -> "subprocess.Popen[str]":
+        child = subprocess.Popen([sys.executable, "-c", HALF_WAY, options.folder], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == "half way"
+        return child
+
+    killed = begin()
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    living = begin()
+    try:
+        with Spool(options) as spool:
+            halves = [path for path in files(spool.folder) if path.stat().st_size == 10]
+            assert len(halves) == 1
+            assert halves[0].parent.name.startswith(f"{living.pid}-")
+            assert [path.stat().st_size for path in spool.incoming()] == [1000]
+    finally:
+        living.kill()
+        living.communicate()
+
+
+def test_refused_objects_are_kept_within_bounds_and_the_oldest_go_first(spool, options):
+    def refuse(content: bytes) -> None:
+        spool.refuse(content, Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
+        time.sleep(0.002)
+
+    for n in range(5):
+        refuse(bytes([n]) * 100)
+    kept = files(spool.folder / "refused")
+    assert sorted(path.read_bytes()[0] for path in kept) == [2, 3, 4]
+    refuse(bytes(2 * MIB))
+    assert sorted(files(spool.folder / "refused")) == kept
+    refuse(bytes(MIB - 150))
+    assert len(files(spool.folder / "refused")) == 2
+    with Spool(options) as again:
+        again.refuse(b"after a restart", Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
+        assert sum(path.stat().st_size for path in files(again.folder / "refused")) <= MIB
+
+
+def test_a_refusal_waits_as_a_note_until_it_is_removed(spool, options):
+    told = Refusal(UID, Reason.INSTANCE_CONFLICT, "known with other content", "SENDER")
+    spool.refuse(b"other", told)
+    assert [path.read_bytes() for path in files(spool.folder / "conflict")] == [b"other"]
+    (spool.folder / "refusals" / "0-torn.json").write_text('{"subject": ')
+    with Spool(options) as again:
+        ((note, read),) = again.refusals()
+        assert read == told
+        note.unlink()
+        assert list(again.refusals()) == []
+
+
+def test_a_refusal_on_a_full_disk_is_no_error(options):
+    with Spool(replace(options, reserve_mib=2**40)) as full:
+        full.refuse(b"content", Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
+        assert files(full.folder / "refused") == []
+        assert len(list(full.refusals())) == 1
+
+
+def test_quarantine_takes_an_instance_away_and_keeps_it(spool):
+    path = spool.store(UID, b"content").path
+    spool.quarantine(path)
+    assert list(spool.incoming()) == []
+    assert [kept.read_bytes() for kept in files(spool.folder / "quarantine")] == [b"content"]
+    assert spool.store(UID, b"content").arrival is Arrival.NEW
+    spool.quarantine(path)
+    assert len(files(spool.folder / "quarantine")) == 2
+
+
+def test_report_objects_have_a_folder_a_series(spool):
+    folder = spool.outgoing_folder("1.2.3")
+    assert folder == spool.outgoing_folder("1.2.3") != spool.outgoing_folder("1.2.4")
+    assert "1.2.3" not in str(folder)
+    (folder / "sr.dcm").write_bytes(b"report")
+    spool.settle([folder / "sr.dcm"])
+    with pytest.raises(StorageFull, match="ENOENT"):
+        spool.settle([folder / "gone.dcm"])
+
+
+def test_a_spool_that_cannot_be_written_says_so_without_a_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeploymentError, match=r"ENOTDIR.*spool\.folder") as caught:
+        Spool(SpoolOptions(folder=str(tmp_path / "file" / "spool")))
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"reserve_mib": -1}, {"most_refused": -1}, {"folder": ""}])
+def test_options_without_meaning_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"folder|negative"):
+        SpoolOptions(**wrong)
+
+
+def syscalls(code: str, folder: Path) -> list[str]:
+    traced = folder / "trace"
+    calls = "openat,write,fdatasync,fsync,link,linkat,rename,close"
+    ran = subprocess.run(
+        ["strace", "-f", "-y", "-s", "0", "-e", f"trace={calls}", "-o", traced, sys.executable, "-c", code],
+        capture_output=True,
+        check=False,
+    )
+    if ran.returncode:
+        pytest.skip("strace is not there or may not trace")
+    return traced.read_text().splitlines()
+
+
+def test_bytes_are_flushed_before_the_name_and_the_name_before_the_answer(tmp_path):
+    code = f"""
+import os
+from dicom_node.spool import Spool, SpoolOptions
+with Spool(SpoolOptions(folder={str(tmp_path / "spool")!r}, reserve_mib=0)) as spool:
+    os.write(1, b"begin")
+    spool.store("1.2.3", b"content")
+    os.write(1, b"answer")
+"""
+    lines = syscalls(code, tmp_path)
+    told = [n for n, line in enumerate(lines) if " write(1<" in line]
+    between = [line.split(None, 1)[1] for line in lines[told[0] + 1 : told[1]]]
+    order = [
+        "fdatasync" if line.startswith("fdatasync") and "/partial/" in line
+        else "link" if line.startswith("link")
+        else "fsync" if line.startswith("fsync") and "/incoming/" in line
+        else ""
+        for line in between
+    ]  # fmt: skip
+    assert [step for step in order if step] == ["fdatasync", "link", "fsync"]
+
+
+def test_one_flush_serves_all_who_wait_and_a_failed_one_is_told_to_all(tmp_path, monkeypatch):
+    flushed: list[int] = []
+    slow, broken = threading.Event(), threading.Event()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(descriptor)
+        slow.wait(10)
+        if broken.is_set():
+            raise OSError(errno.EIO, "input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)  # the operating system's
+    group, told = GroupSync(), []
+
+    def sync() -> None:
+        try:
+            group.sync(tmp_path)
+        except OSError as bad:
+            told.append(bad.errno)
+        else:
+            told.append(0)
+
+    def wait_for(count: int) -> None:
+        until = time.monotonic() + 10
+        while len(flushed) < count and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def round_of(followers: int) -> None:
+        slow.clear()
+        leader = threading.Thread(target=sync)
+        leader.start()
+        wait_for(len(flushed) + 1)
+        others = [threading.Thread(target=sync) for _ in range(followers)]
+        for other in others:
+            other.start()
+        time.sleep(0.05)
+        slow.set()
+        for thread in (leader, *others):
+            thread.join()
+
+    round_of(followers=20)
+    assert told == [0] * 21
+    assert len(flushed) == 2  # the leader's own, and one for all who came during it
+    broken.set()
+    told.clear()
+    round_of(followers=5)
+    assert told == [errno.EIO] * 6
+    broken.clear()
+    told.clear()
+    sync()
+    assert told == [0]
+
+
+def test_a_process_without_file_descriptors_left_refuses_and_recovers(spool):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(StorageFull, match="EMFILE"):
+            spool.store(UID, b"content")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert spool.store(UID, b"content").arrival is Arrival.NEW
