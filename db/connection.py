@@ -8,10 +8,12 @@ takes the one write lock at its start (BEGIN IMMEDIATE), so that writers queue a
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -31,6 +33,13 @@ class DatabaseOptions:
     def __repr__(self) -> str:
         """The password is never shown."""
         return f"DatabaseOptions(url={shown_url(self.url)!r}, lock_timeout_s={self.lock_timeout_s})"
+
+
+class Purpose(Enum):
+    """What only one transaction may do at a time; the numbers are ours, and mean nothing."""
+
+    MIGRATE = 7402_0001
+    REGISTER = 7402_0002
 
 
 class StatementFailed(Exception):
@@ -108,6 +117,17 @@ def open_database(options: DatabaseOptions) -> Database:
     with database.read() as connection:
         connection.execute(sa.select(1))
     return database
+
+
+def exclusive(connection: sa.Connection, purpose: Purpose) -> None:
+    """Until the transaction ends, only it does this; others wait. (On SQLite every writing transaction is alone.)"""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(purpose.value)))
+
+
+def insert_into(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can say what to do on a conflict; both databases use the same words."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def shown_url(url: str) -> str:

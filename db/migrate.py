@@ -2,10 +2,23 @@
 The schema's version, and the way to the one that this program expects.
 
 Several processes may start at once: the first brings the database up to date under a lock, the others wait and find
-it done. A database that is newer than the program is left alone.
+it done. Everything happens in one transaction, so a process that dies on the way leaves the database as it was. A
+database that is newer than the program is left alone.
 """
 
-from db.connection import Database
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from db.connection import Database, Purpose, exclusive
+from db.schema import metadata
+from engine.errors import SchemaMismatch
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(database: Database) -> None:
@@ -14,12 +27,22 @@ def upgrade(database: Database) -> None:
     Raises:
         SchemaMismatch: the database is newer than this program, or another program's.
     """
-    raise NotImplementedError
+    with database.begin() as connection:
+        exclusive(connection, Purpose.MIGRATE)
+        if _version(connection) != expected_version():
+            command.upgrade(_config(connection), "head")
 
 
 def downgrade(database: Database, version: str | None) -> None:
-    """Bring the database back to an older version; None: to no tables at all, and everything is lost."""
-    raise NotImplementedError
+    """Bring the database back to an older version; None: to no tables at all, and everything is lost.
+
+    Raises:
+        SchemaMismatch: the database is newer than this program, or another program's.
+    """
+    with database.begin() as connection:
+        exclusive(connection, Purpose.MIGRATE)
+        if _version(connection) != version:
+            command.downgrade(_config(connection), version or "base")
 
 
 def check(database: Database) -> None:
@@ -28,14 +51,49 @@ def check(database: Database) -> None:
     Raises:
         SchemaMismatch: it is not; the message says what to do.
     """
-    raise NotImplementedError
+    found = schema_version(database)
+    if found != expected_version():
+        raise SchemaMismatch(
+            f"the database is of version {found or 'none'}, this program expects {expected_version()};"
+            " start the node once, or run 'trabecula doctor', to bring it up to date"
+        )
 
 
 def schema_version(database: Database) -> str | None:
-    """The version that the database is of; None: it has no tables yet."""
-    raise NotImplementedError
+    """The version that the database is of; None: it has no tables yet.
+
+    Raises:
+        SchemaMismatch: the database is newer than this program, or another program's.
+    """
+    with database.read() as connection:
+        return _version(connection)
 
 
 def expected_version() -> str:
     """The version that this program expects."""
-    raise NotImplementedError
+    head = _scripts().get_current_head()
+    assert head is not None
+    return head
+
+
+def _version(connection: sa.Connection) -> str | None:
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is None and set(sa.inspect(connection).get_table_names()) & set(metadata.tables):
+        raise SchemaMismatch("the database holds tables of our names that are not ours; give the node one of its own")
+    if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
+        raise SchemaMismatch(
+            f"the database is of version {found[:32]}, which this program does not know (it expects"
+            f" {expected_version()}); install the newer program, or give this one a database of its own"
+        )
+    return found
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(None))
+
+
+def _config(connection: sa.Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes.update(connection=connection, metadata=metadata)
+    return config

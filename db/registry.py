@@ -5,13 +5,33 @@ Registering is idempotent: what is known already changes nothing, so a sender ma
 read again after a crash. An instance that contradicts what is known is refused, and nothing is overwritten.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from db.columns import utc_now, word
+from db.connection import Purpose, exclusive, insert_into
+from db.events import tell
+from db.schema import (
+    Change,
+    JobState,
+    SeriesState,
+    StudyState,
+    header,
+    instance,
+    job,
+    refusal,
+    result,
+    selection,
+    series,
+    study,
+)
+from db.series import lock_series, obsolete_jobs, read_series, set_aside, withdraw_results, wording
 from engine.records import InstanceHeader, Program, Reason, Selection, SeriesRef
+
+ONE_QUESTION = 1000  # most values in one IN (...); our choice, both databases take 30 times more
 
 
 class Arrival(NamedTuple):
@@ -54,17 +74,35 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
         In the order of `arrivals`. Reason INSTANCE_CONFLICT: the study belongs to another patient, the series to
         another study, the instance to another series, or the same instance came before with another content.
     """
-    raise NotImplementedError
+    given = [Arrival(*arrival) for arrival in arrivals]
+    exclusive(connection, Purpose.REGISTER)
+    known = _Known(connection, [arrival.header for arrival in given])
+    registrations = []
+    new = []
+    for arrival in given:
+        conflict = known.conflict(arrival)
+        is_new = not conflict and arrival.header.sop_instance_uid not in known.instances
+        if is_new:
+            known.add(arrival)
+            new.append(arrival)
+        reason = Reason.INSTANCE_CONFLICT if conflict else None
+        registrations.append(Registration(arrival.header.sop_instance_uid, is_new, reason, conflict))
+        if reason:
+            record_refusal(connection, reason, conflict, subject=arrival.header.sop_instance_uid)
+    if new:
+        series_ids = _touch_series(connection, new, _touch_studies(connection, new))
+        _add_instances(connection, new, series_ids)
+    return tuple(registrations)
 
 
 def known_instances(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> frozenset[str]:
     """Those of the UIDs that are registered."""
-    raise NotImplementedError
+    return frozenset(_those_in(connection, instance.c.sop_instance_uid, sop_instance_uids))
 
 
 def known_paths(connection: sa.Connection, paths: Iterable[str]) -> frozenset[str]:
     """Those of the paths that are registered."""
-    raise NotImplementedError
+    return frozenset(_those_in(connection, instance.c.path, paths))
 
 
 def record_refusal(
@@ -77,17 +115,47 @@ def record_refusal(
         subject: the SOP Instance UID if it is one, else the SHA-256 of the bytes; may be empty.
         peer: AE title of who sent it.
     """
-    raise NotImplementedError
+    new = insert_into(connection, refusal).values(
+        subject=subject,
+        reason=reason,
+        detail=detail,
+        peer=peer,
+        times=1,
+        first_refused_at=utc_now(),
+        last_refused_at=utc_now(),
+    )
+    connection.execute(
+        new.on_conflict_do_update(
+            index_elements=[refusal.c.subject, refusal.c.reason],
+            set_={
+                "times": refusal.c.times + 1,
+                "last_refused_at": utc_now(),
+                "detail": new.excluded.detail,
+                "peer": new.excluded.peer,
+            },
+        )
+    )
 
 
 def studies_due(connection: sa.Connection, quiet_s: float, force_s: float) -> tuple[DueStudy, ...]:
     """Open studies that got nothing new for `quiet_s`, or that have been open for `force_s`; longest waiting first."""
-    raise NotImplementedError
+    quiet = study.c.last_received_at <= utc_now(-quiet_s)
+    forced = study.c.opened_at <= utc_now(-force_s)
+    rows = connection.execute(
+        sa.select(study.c.study_instance_uid, study.c.revision)
+        .where(study.c.state == word(StudyState.RECEIVING), quiet | forced)
+        .order_by(study.c.last_received_at, study.c.id)
+    )
+    return tuple(DueStudy(row.study_instance_uid, row.revision) for row in rows)
 
 
 def series_of_study(connection: sa.Connection, study_instance_uid: str) -> tuple[SeriesRef, ...]:
     """All series of a study with all their instances, ordered by Series Instance UID; none if it is unknown."""
-    raise NotImplementedError
+    series_ids = connection.execute(
+        sa.select(series.c.id).join(study).where(study.c.study_instance_uid == study_instance_uid)
+    )
+    found = read_series(connection, series_ids.scalars().all())
+    return tuple(sorted(found.values(), key=lambda ref: ref.series_instance_uid))
 
 
 def close_study(
@@ -110,4 +178,246 @@ def close_study(
     Returns:
         False, and nothing is changed, if the study is unknown, closed, or got new instances since.
     """
-    raise NotImplementedError
+    closed = connection.execute(
+        sa.update(study)
+        .where(
+            study.c.study_instance_uid == study_instance_uid,
+            study.c.revision == revision,
+            study.c.state == StudyState.RECEIVING,
+        )
+        .values(state=StudyState.CLOSED, closed_at=utc_now())
+        .returning(study.c.id)
+    ).scalar_one_or_none()
+    if closed is None:
+        return False
+    tell(connection, "study", [study_instance_uid], Change.CLOSED)
+    members = lock_series(connection, series.c.study_id == closed)
+    chosen = {each.series_instance_uid: each for each in selections if each.program is program}
+    if set(chosen) != {member.series_instance_uid for member in members}:
+        raise ValueError("a selection must name every series of the study, and no other")
+    _describe(connection, [member.id for member in members])
+    _keep_selections(connection, {member.id: chosen[member.series_instance_uid] for member in members}, revision)
+    for member in members:
+        choice = chosen[member.series_instance_uid]
+        if choice.reason is None:
+            _enqueue(connection, member, program)
+        else:
+            obsolete_jobs(connection, [member.id])
+            set_aside(connection, member.id, choice.reason, choice.detail)
+    return True
+
+
+class _Known:
+    """What is known about the identifiers of a batch; grows as its instances are accepted."""
+
+    def __init__(self, connection: sa.Connection, said: Sequence[InstanceHeader]) -> None:
+        self.patients: dict[str, str] = {}  # study: patient key
+        self.studies: dict[str, str] = {}  # series: study
+        self.instances: dict[str, tuple[str, str]] = {}  # instance: series, SHA-256
+        by_study = sa.select(study.c.study_instance_uid, study.c.patient_key)
+        for row in _where_in(connection, by_study, study.c.study_instance_uid, {h.study_instance_uid for h in said}):
+            self.patients[row.study_instance_uid] = row.patient_key
+        by_series = sa.select(series.c.series_instance_uid, study.c.study_instance_uid).join(study)
+        uids = {h.series_instance_uid for h in said}
+        for row in _where_in(connection, by_series, series.c.series_instance_uid, uids):
+            self.studies[row.series_instance_uid] = row.study_instance_uid
+        by_instance = sa.select(instance.c.sop_instance_uid, series.c.series_instance_uid, instance.c.sha256).join_from(
+            instance, series
+        )
+        uids = {h.sop_instance_uid for h in said}
+        for row in _where_in(connection, by_instance, instance.c.sop_instance_uid, uids):
+            self.instances[row.sop_instance_uid] = (row.series_instance_uid, row.sha256)
+
+    def conflict(self, arrival: Arrival) -> str:
+        """How an arrival contradicts what is known; empty if it doesn't."""
+        said = arrival.header
+        if self.patients.get(said.study_instance_uid, said.patient_key) != said.patient_key:
+            return "its study belongs to another patient"
+        if self.studies.get(said.series_instance_uid, said.study_instance_uid) != said.study_instance_uid:
+            return "its series belongs to another study"
+        place = self.instances.get(said.sop_instance_uid, (said.series_instance_uid, arrival.sha256))
+        if place[0] != said.series_instance_uid:
+            return "the instance belongs to another series"
+        if place[1] != arrival.sha256:
+            return "the same instance came before with another content; the first is kept"
+        return ""
+
+    def add(self, arrival: Arrival) -> None:
+        """From now on it is known."""
+        said = arrival.header
+        self.patients[said.study_instance_uid] = said.patient_key
+        self.studies[said.series_instance_uid] = said.study_instance_uid
+        self.instances[said.sop_instance_uid] = (said.series_instance_uid, arrival.sha256)
+
+
+def _touch_studies(connection: sa.Connection, new: Sequence[Arrival]) -> dict[str, int]:
+    """Make or reopen the studies of new instances; row ids by UID."""
+    patients = {arrival.header.study_instance_uid: arrival.header.patient_key for arrival in new}
+    query = sa.select(study.c.id, study.c.study_instance_uid, study.c.state)
+    before = _where_in(connection, query.with_for_update(key_share=True), study.c.study_instance_uid, patients)
+    ids = {row.study_instance_uid: row.id for row in before}
+    closed = [row for row in before if row.state is StudyState.CLOSED]
+    connection.execute(
+        sa.update(study)
+        .where(study.c.id.in_(list(ids.values())))
+        .values(
+            state=StudyState.RECEIVING,
+            revision=study.c.revision + 1,
+            last_received_at=utc_now(),
+            opened_at=sa.case((study.c.state == StudyState.CLOSED, utc_now()), else_=study.c.opened_at),
+        )
+    )
+    tell(connection, "study", [row.study_instance_uid for row in closed], Change.REOPENED)
+    unknown = [uid for uid in patients if uid not in ids]
+    if unknown:
+        made = connection.execute(
+            sa.insert(study)
+            .values(state=StudyState.RECEIVING, revision=1, opened_at=utc_now(), last_received_at=utc_now())
+            .returning(study.c.study_instance_uid, study.c.id),
+            [{"study_instance_uid": uid, "patient_key": patients[uid]} for uid in unknown],
+        )
+        ids.update((uid, row_id) for uid, row_id in made)
+        tell(connection, "study", unknown, Change.RECEIVED)
+    return ids
+
+
+def _touch_series(connection: sa.Connection, new: Sequence[Arrival], study_ids: dict[str, int]) -> dict[str, int]:
+    """Make or reopen the series of new instances; row ids by UID."""
+    studies = {arrival.header.series_instance_uid: study_ids[arrival.header.study_instance_uid] for arrival in new}
+    before = [
+        row for some in _pieces(studies) for row in lock_series(connection, series.c.series_instance_uid.in_(some))
+    ]
+    ids = {row.series_instance_uid: row.id for row in before}
+    if before:
+        row_ids = list(ids.values())
+        connection.execute(
+            sa.update(series)
+            .where(series.c.id.in_(row_ids))
+            .values(state=SeriesState.RECEIVING, reason=None, detail="", revision=series.c.revision + 1)
+        )
+        obsolete_jobs(connection, row_ids)
+        withdraw_results(connection, row_ids)
+        reopened = [row.series_instance_uid for row in before if row.state is not SeriesState.RECEIVING]
+        tell(connection, "series", reopened, Change.REOPENED)
+    unknown = [uid for uid in studies if uid not in ids]
+    if unknown:
+        made = connection.execute(
+            sa.insert(series)
+            .values(state=SeriesState.RECEIVING, detail="", revision=1)
+            .returning(series.c.series_instance_uid, series.c.id),
+            [{"series_instance_uid": uid, "study_id": studies[uid]} for uid in unknown],
+        )
+        ids.update((uid, row_id) for uid, row_id in made)
+    return ids
+
+
+def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids: dict[str, int]) -> None:
+    said = [(series_ids[arrival.header.series_instance_uid], *wording(arrival.header)) for arrival in new]
+    connection.execute(
+        insert_into(connection, header).on_conflict_do_nothing(index_elements=[header.c.series_id, header.c.sha256]),
+        [{"series_id": row_id, "sha256": sha256, "attributes": text} for row_id, sha256, text in sorted(set(said))],
+    )
+    query = sa.select(header.c.id, header.c.series_id, header.c.sha256)
+    known = _where_in(connection, query, header.c.series_id, set(series_ids.values()))
+    header_ids = {(row.series_id, row.sha256): row.id for row in known}
+    connection.execute(
+        sa.insert(instance).values(received_at=utc_now()),
+        [
+            {
+                "series_id": row_id,
+                "header_id": header_ids[row_id, sha256],
+                "sop_instance_uid": arrival.header.sop_instance_uid,
+                "instance_number": arrival.header.instance_number,
+                "image_position_patient": arrival.header.image_position_patient,
+                "path": arrival.path,
+                "size_bytes": arrival.size_bytes,
+                "sha256": arrival.sha256,
+            }
+            for arrival, (row_id, sha256, _) in zip(new, said, strict=True)
+        ],
+    )
+
+
+def _describe(connection: sa.Connection, series_ids: Sequence[int]) -> None:
+    """Write what the headers of each series say together into its columns, for people and population studies."""
+    columns = [name for name in SeriesRef.__dataclass_fields__ if name in series.c and name != "series_instance_uid"]
+    for row_id, ref in read_series(connection, series_ids).items():
+        said = {name: getattr(ref, name) for name in columns}
+        connection.execute(
+            sa.update(series).where(series.c.id == row_id).values(instance_count=len(ref.instances), **said)
+        )
+
+
+def _keep_selections(connection: sa.Connection, chosen: dict[int, Selection], revision: int) -> None:
+    connection.execute(
+        sa.insert(selection).values(study_revision=revision, selected_at=utc_now()),
+        [
+            {
+                "series_id": row_id,
+                "program": choice.program,
+                "reason": choice.reason,
+                "detail": choice.detail,
+                "score": choice.score,
+            }
+            for row_id, choice in chosen.items()
+        ],
+    )
+
+
+def _enqueue(connection: sa.Connection, member: sa.Row[Any], program: Program) -> None:
+    """See that a selected series is analysed once in this revision: by a new job, or as its job ended before."""
+    ours = (job.c.series_id == member.id, job.c.program == program, job.c.revision == member.revision)
+    before = connection.execute(sa.select(job.c.id, job.c.state, job.c.reason, job.c.detail).where(*ours)).first()
+    if before is None:
+        connection.execute(
+            sa.insert(job).values(
+                series_id=member.id,
+                program=program,
+                revision=member.revision,
+                state=JobState.READY,
+                priority=0,
+                attempts=0,
+                token=0,
+                not_before=utc_now(),
+                detail="",
+                created_at=utc_now(),
+            )
+        )
+    elif before.state in (JobState.READY, JobState.LEASED):
+        return
+    elif before.reason is not None and before.state is not JobState.OBSOLETE:
+        set_aside(connection, member.id, before.reason, before.detail)
+        return
+    elif _is_current(connection, before.id):
+        return
+    else:
+        connection.execute(
+            sa.update(job)
+            .where(job.c.id == before.id)
+            .values(state=JobState.READY, attempts=0, not_before=utc_now(), reason=None, detail="", ended_at=None)
+        )
+    connection.execute(
+        sa.update(series).where(series.c.id == member.id).values(state=SeriesState.WAITING, reason=None, detail="")
+    )
+    tell(connection, "series", [member.series_instance_uid], Change.QUEUED)
+
+
+def _is_current(connection: sa.Connection, job_id: int) -> bool:
+    found = connection.execute(sa.select(result.c.id).where(result.c.job_id == job_id, result.c.is_current)).first()
+    return found is not None
+
+
+def _those_in(connection: sa.Connection, column: sa.ColumnElement[str], values: Iterable[str]) -> list[str]:
+    return [value for (value,) in _where_in(connection, sa.select(column), column, values)]
+
+
+def _where_in(
+    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
+) -> list[sa.Row[Any]]:
+    return [row for some in _pieces(values) for row in connection.execute(query.where(column.in_(some)))]
+
+
+def _pieces(values: Iterable[Any]) -> Iterator[list[Any]]:
+    everything = sorted(set(values))
+    for start in range(0, len(everything), ONE_QUESTION):
+        yield everything[start : start + ONE_QUESTION]

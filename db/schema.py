@@ -18,7 +18,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from db.columns import MultiValue, Numbers, SafeText, UtcTime, Word
+from db.columns import MultiValue, Numbers, SafeText, UtcTime, Word, word
 from engine.records import BoneFinding, Program, Reason, VertebralLevel
 
 
@@ -109,12 +109,12 @@ study = sa.Table(
     sa.Column("study_instance_uid", UID, nullable=False, unique=True),
     sa.Column("patient_key", sa.String(64), nullable=False, index=True),
     sa.Column("state", Word(StudyState), nullable=False),
-    sa.Column("revision", sa.Integer, nullable=False),  # grows when a closed study is reopened
-    sa.Column("opened_at", UtcTime, nullable=False),  # first instance of this revision
+    sa.Column("revision", sa.Integer, nullable=False),  # grows with every batch that brings it new instances
+    sa.Column("opened_at", UtcTime, nullable=False),  # its first new instance since it was last closed
     sa.Column("last_received_at", UtcTime, nullable=False),
     sa.Column("closed_at", UtcTime),
 )
-sa.Index("ix_study_receiving", study.c.last_received_at, **_where(study.c.state == sa.literal_column("'receiving'")))
+sa.Index("ix_study_receiving", study.c.last_received_at, **_where(study.c.state == word(StudyState.RECEIVING)))
 
 series = sa.Table(
     "series",
@@ -125,7 +125,7 @@ series = sa.Table(
     sa.Column("state", Word(SeriesState), nullable=False),
     sa.Column("reason", Word(Reason)),  # why it was set aside
     sa.Column("detail", SafeText(400), nullable=False),
-    sa.Column("revision", sa.Integer, nullable=False),  # grows when instances come after the study was closed
+    sa.Column("revision", sa.Integer, nullable=False),  # grows with every batch that brings it new instances
     # what its headers say together; written when the study is closed, for people and population studies
     sa.Column("instance_count", sa.Integer),
     sa.Column("patient_sex", SafeText(16)),
@@ -223,8 +223,8 @@ job = sa.Table(
     sa.Column("ended_at", UtcTime),
     sa.UniqueConstraint("series_id", "program", "revision"),
 )
-sa.Index("ix_job_ready", job.c.priority, job.c.id, **_where(job.c.state == sa.literal_column("'ready'")))
-sa.Index("ix_job_leased", job.c.lease_until, **_where(job.c.state == sa.literal_column("'leased'")))
+sa.Index("ix_job_ready", job.c.priority, job.c.id, **_where(job.c.state == word(JobState.READY)))
+sa.Index("ix_job_leased", job.c.lease_until, **_where(job.c.state == word(JobState.LEASED)))
 
 model = sa.Table(
     "model",
@@ -273,7 +273,7 @@ sa.Index(
     result.c.series_id,
     result.c.program,
     unique=True,
-    **_where(result.c.is_current == sa.true()),
+    **_where(result.c.is_current),
 )
 sa.Index("ix_result_series_id", result.c.series_id)
 
@@ -333,8 +333,8 @@ outbox = sa.Table(
     sa.Column("sent_at", UtcTime),
     sa.UniqueConstraint("sop_instance_uid", "destination"),
 )
-sa.Index("ix_outbox_ready", outbox.c.destination, outbox.c.id, **_where(outbox.c.state == sa.literal_column("'ready'")))
-sa.Index("ix_outbox_leased", outbox.c.lease_until, **_where(outbox.c.state == sa.literal_column("'leased'")))
+sa.Index("ix_outbox_ready", outbox.c.destination, outbox.c.id, **_where(outbox.c.state == word(ObjectState.READY)))
+sa.Index("ix_outbox_leased", outbox.c.lease_until, **_where(outbox.c.state == word(ObjectState.LEASED)))
 sa.Index("ix_outbox_result_id", outbox.c.result_id)
 
 event = sa.Table(

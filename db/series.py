@@ -1,0 +1,142 @@
+"""
+Series as rows: read back as the records that the engine takes, and brought from one state to another.
+
+The headers of a series are kept in the few wordings that occur in it, so the very function that groups a folder's
+files makes the series here too: what is analysed does not depend on the order in which instances came.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.columns import utc_now
+from db.events import tell
+from db.schema import (
+    Change,
+    JobState,
+    ObjectState,
+    SeriesState,
+    header,
+    instance,
+    job,
+    outbox,
+    result,
+    series,
+    study,
+)
+from engine.records import InstanceHeader, Reason, SeriesRef
+from engine.series import series_of
+
+_OF_THE_INSTANCE = (
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_instance_uid",
+    "patient_key",
+    "instance_number",
+    "image_position_patient",
+)
+_OF_THE_SERIES = tuple(field.name for field in fields(InstanceHeader) if field.name not in _OF_THE_INSTANCE)
+
+
+def wording(said: InstanceHeader) -> tuple[str, str]:
+    """What a header says beyond its own instance: SHA-256, and the JSON that it is of."""
+    attributes = json.dumps({name: getattr(said, name) for name in _OF_THE_SERIES}, sort_keys=True)
+    return hashlib.sha256(attributes.encode()).hexdigest(), attributes
+
+
+def read_series(connection: sa.Connection, series_ids: Sequence[int]) -> dict[int, SeriesRef]:
+    """Series with all their instances, by row id."""
+    wordings = {
+        row.id: json.loads(row.attributes)
+        for row in connection.execute(
+            sa.select(header.c.id, header.c.attributes).where(header.c.series_id.in_(series_ids))
+        )
+    }
+    rows = connection.execute(
+        sa.select(
+            series.c.id,
+            study.c.study_instance_uid,
+            study.c.patient_key,
+            series.c.series_instance_uid,
+            instance.c.sop_instance_uid,
+            instance.c.instance_number,
+            instance.c.image_position_patient,
+            instance.c.header_id,
+            instance.c.path,
+        )
+        .join_from(instance, series)
+        .join(study)
+        .where(series.c.id.in_(series_ids))
+    ).all()
+    row_ids = {row.series_instance_uid: row.id for row in rows}
+    found = series_of((_header(row, wordings[row.header_id]), row.path) for row in rows)
+    return {row_ids[ref.series_instance_uid]: ref for ref in found}
+
+
+def lock_series(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
+    """Rows (id, series_instance_uid, revision, state) that nobody else changes until the transaction ends."""
+    return connection.execute(
+        sa.select(series.c.id, series.c.series_instance_uid, series.c.revision, series.c.state)
+        .where(condition)
+        .order_by(series.c.id)
+        .with_for_update(key_share=True)
+    ).all()
+
+
+def set_aside(connection: sa.Connection, series_id: int, reason: Reason, detail: str) -> None:
+    """End a series without a result. A result that it had is no longer current."""
+    withdraw_results(connection, [series_id])
+    uid = connection.execute(
+        sa.update(series)
+        .where(series.c.id == series_id)
+        .values(state=SeriesState.SET_ASIDE, reason=reason, detail=detail)
+        .returning(series.c.series_instance_uid)
+    ).scalar_one()
+    tell(connection, "series", [uid], Change.SET_ASIDE, reason, detail)
+
+
+def withdraw_results(connection: sa.Connection, series_ids: Sequence[int]) -> None:
+    """Results that are current are so no longer, and what was not sent of them stays unsent."""
+    withdrawn = (
+        connection.execute(
+            sa.update(result)
+            .where(result.c.series_id.in_(series_ids), result.c.is_current)
+            .values(is_current=False)
+            .returning(result.c.id)
+        )
+        .scalars()
+        .all()
+    )
+    if not withdrawn:
+        return
+    unsent = (ObjectState.READY, ObjectState.LEASED, ObjectState.DEAD)
+    uids = connection.execute(
+        sa.update(outbox)
+        .where(outbox.c.result_id.in_(withdrawn), outbox.c.state.in_(unsent))
+        .values(state=ObjectState.SUPERSEDED, owner=None, lease_until=None)
+        .returning(outbox.c.sop_instance_uid)
+    ).scalars()
+    tell(connection, "object", set(uids), Change.SUPERSEDED)
+
+
+def obsolete_jobs(connection: sa.Connection, series_ids: Iterable[int]) -> None:
+    """Jobs that wait, run or failed are not wanted any more; who works on one will find its claim lost."""
+    connection.execute(
+        sa.update(job)
+        .where(job.c.series_id.in_(list(series_ids)), job.c.state.in_((JobState.READY, JobState.LEASED, JobState.DEAD)))
+        .values(state=JobState.OBSOLETE, owner=None, lease_until=None, ended_at=utc_now())
+    )
+
+
+def _header(row: sa.Row[Any], attributes: dict[str, Any]) -> InstanceHeader:
+    said = {name: _as_given(attributes.get(name)) for name in _OF_THE_SERIES}
+    own = {name: getattr(row, name) for name in _OF_THE_INSTANCE}
+    return InstanceHeader(**own, **said)
+
+
+def _as_given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
