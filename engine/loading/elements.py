@@ -21,8 +21,8 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
-LONGEST_VALUE = 65536
-"""Bytes of the longest value that is kept. Our choice: of all we read, the longest is some dozen."""
+LONGEST_VALUE = 1024
+"""Bytes of the longest value that is believed. Our choice: of all we read, the longest is some dozen."""
 
 MOST_ELEMENTS = 1_000_000
 """Elements walked before giving up. Our choice: about two seconds; an enhanced CT of 2000 frames has fewer."""
@@ -94,6 +94,7 @@ class Tag(IntEnum):
 
 
 _WANTED = frozenset(int(tag) for tag in Tag)
+SEQUENCES = frozenset({Tag.CONTRAST_BOLUS_AGENT_SEQUENCE, Tag.MODALITY_LUT_SEQUENCE})  # asked for presence only
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,17 @@ class Elements:
     """Raw attribute values of one data set, and what they say when read with a forgiving eye."""
 
     transfer_syntax_uid: str
-    values: Mapping[int, bytes | str]  # an undefined length's value is what lies before its delimiter
+    values: Mapping[int, bytes | str]  # of a sequence: whether it has items
     pixel_data: PixelData | None = None
+
+    def raw(self, tag: Tag) -> bytes | str:
+        """The whole value without its padding, empty where there is none."""
+        value = self.values.get(tag, b"")
+        return value.strip("\0 ") if isinstance(value, str) else value.strip(b"\0 ")
 
     def has(self, tag: Tag) -> bool:
         """Whether the attribute is there and not empty."""
-        value = self.values.get(tag, b"")
-        return bool(value.strip("\0 ") if isinstance(value, str) else value.strip(b"\0 "))
+        return bool(self.raw(tag))
 
     def texts(self, tag: Tag) -> tuple[str, ...]:
         """The values, printable ASCII only, without padding; empty ones are kept as ''.
@@ -298,11 +303,15 @@ class _Walker:
             else:
                 end = start + length
                 self.skip_to(end)
-            if tag in _WANTED and end - start <= LONGEST_VALUE:
+            if tag in SEQUENCES:
+                values[tag] = b"items" if end > start else b""
+            elif tag in _WANTED:
                 values[tag] = self._value(start, end)
         return values, None
 
     def _value(self, start: int, end: int) -> bytes:
+        if end - start > LONGEST_VALUE:
+            raise _unreadable("a value is longer than any that is meant")
         after = self.at
         self.skip_to(start)
         value = self.take(end - start)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SeriesError, UnreadableInstance
-from engine.loading.elements import Elements, Tag, read_elements, refuse_transfer_syntax
+from engine.loading.elements import SEQUENCES, Elements, Tag, read_elements, refuse_transfer_syntax
 from engine.records import InstanceHeader, Reason
 from engine.selection import is_lossy
 from engine.series import series_of as series_of
@@ -188,10 +188,10 @@ def _raw_value(dataset: Any, tag: Tag) -> bytes | str:
     value = dataset.get_item(int(tag)).value
     if value is None:
         return b""
+    if tag in SEQUENCES:
+        return "items" if len(value) else ""
     if isinstance(value, bytes | str):
         return value
-    if tag in (Tag.CONTRAST_BOLUS_AGENT_SEQUENCE, Tag.MODALITY_LUT_SEQUENCE):
-        return "items" if len(value) else ""
     if isinstance(value, Iterable):
         return "\\".join("" if part is None else str(part) for part in value)
     return str(value)
