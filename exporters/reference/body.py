@@ -191,7 +191,7 @@ def _cavity(
         (trunk.dome + 90 - region.z) / 120, 0.2, 1
     )
     beside = mediastinum - np.abs(region.x - sx - 6)
-    behind = np.where(region.y > sy - 4, half + 5 - np.abs(region.x - sx), beside)  # lungs reach back beside the spine
+    behind = np.where(region.y > sy - 0.35 * half, -9.0, beside)  # lungs reach back beside the spine, up to its sleeve
     apex = (region.z - top) + 0.35 * np.clip(np.abs(region.x - mx) - 40, 0, 100)
     lung = np.maximum(np.maximum(inside, above), np.maximum(behind, apex)).astype(np.float32)
     grain = _coarse_noise(lung.shape, canvas.geometry.spacing_mm, 6.0, draw)
@@ -249,7 +249,7 @@ def _muscles(canvas: Canvas, trunk: Trunk) -> None:
         lumbar = np.clip((trunk.last_thoracic - region.z) / 60, 0, 1)
         upper = np.clip((region.z - trunk.last_thoracic) / 220, 0, 1)
         sleeve = ring(side, v, a + 5, b + 5)[1]
-        erector = ring(side - 27, v - b - 24, 27 - 7 * upper, 19 - 5 * upper)[1]
+        erector = ring(side - 27 + 6 * upper, v - b - 23, 27 + 3 * upper, 19 + 2 * upper)[1]
         canvas.paint(region, np.minimum(sleeve, erector + 0 * sleeve).astype(np.float32), trunk.muscle - 4)
         psoas = ring(side - a - 6 - 14 * lumbar, v - 2 + 6 * lumbar, 6 + 14 * lumbar, 10 + 12 * lumbar)[1]
         psoas = psoas + 40 * (lumbar <= 0.02)

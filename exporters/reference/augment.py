@@ -1,0 +1,150 @@
+"""
+What may differ between two CTs of the same anatomy, at random: the network must not care.
+
+Domain randomisation in the spirit of SynthSeg (Billot et al., Medical Image Analysis 86:102789, 2023),
+around a physical scanner model instead of free intensities: bone may be thin or dense, vessels may be
+bright, slices thick, noise strong, the field of view cut. Patches are (K, J, I), HU.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from engine.resampling import AIR
+from exporters.reference.spine_cases import Case
+
+Patch = tuple[NDArray[np.float32], NDArray[np.uint8]]
+KNOTS = np.array([-1100.0, -900, -100, 0, 40, 90, 160, 300, 600, 3100])
+
+
+def draw_patch(case: Case, shape: tuple[int, ...], rng: np.random.Generator) -> Patch:
+    """A patch of a case, on the spine more often than not, as some scanner might see it."""
+    soft, mineral, labels = case
+    centre = _centre(labels, rng)
+    reach = [int(np.ceil(0.72 * n)) for n in shape]
+    low = [c - r for c, r in zip(centre, reach, strict=True)]
+    size = [2 * r for r in reach]
+    slope = float(np.exp(rng.normal(np.log(1.33), 0.25)))
+    block = _cut(soft, low, size, AIR) + slope * _cut(mineral, low, size, 0.0)
+    truth = _cut(labels, low, size, 0).astype(np.uint8)
+    hounsfield, tissue = _warp(block, truth, shape, rng)
+    if rng.random() < 0.5:
+        hounsfield, tissue = hounsfield[:, :, ::-1], tissue[:, :, ::-1]
+    return randomise(np.ascontiguousarray(hounsfield), np.ascontiguousarray(tissue), rng)
+
+
+def randomise(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: np.random.Generator) -> Patch:
+    """Change what a scanner, a dose or a patient may change; the arrays may be changed in place."""
+    if rng.random() < 0.4:  # tissues darker and brighter
+        jitter = rng.normal(0, [5, 40, 25, 18, 18, 22, 35, 50, 90, 150])
+        hounsfield = np.interp(hounsfield, KNOTS, np.maximum.accumulate(KNOTS + jitter)).astype(np.float32)
+    if rng.random() < 0.3:
+        for label in range(1, 6):
+            hounsfield += (tissue == label) * np.float32(rng.normal(0, 35))
+    if rng.random() < 0.35:
+        _add_lumps(hounsfield, tissue, rng)
+    if rng.random() < 0.3:
+        hounsfield += _smooth_field(hounsfield.shape, 6, rng) * np.float32(rng.uniform(5, 30))
+    if rng.random() < 0.5:
+        hounsfield = ndimage.gaussian_filter(hounsfield, rng.uniform(0, 0.7, 3))
+    if rng.random() < 0.2:
+        hounsfield = _thick(hounsfield, float(rng.uniform(1.3, 2.6)))
+    hounsfield += _noise(hounsfield.shape, rng)
+    if rng.random() < 0.12:
+        _cut_field(hounsfield, tissue, rng)
+    return np.asarray(hounsfield, dtype=np.float32), tissue
+
+
+def _centre(labels: NDArray[np.uint8], rng: np.random.Generator) -> list[int]:
+    if rng.random() < 0.85:
+        wanted = int(rng.choice([1, 1, 2, 3, 4, 5]))
+        for _ in range(60):
+            k = int(rng.integers(labels.shape[0]))
+            found = np.argwhere(labels[k] == wanted)
+            if len(found):
+                j, i = found[int(rng.integers(len(found)))]
+                return [k, int(j), int(i)]
+    return [int(rng.integers(n)) for n in labels.shape]
+
+
+def _cut(values: NDArray[np.generic], low: list[int], size: list[int], outside: float) -> NDArray[np.float32]:
+    block = np.full(size, outside, dtype=np.float32)
+    inside, source = [], []
+    for start, length, n in zip(low, size, values.shape, strict=True):
+        a, b = max(start, 0), min(start + length, n)
+        if b <= a:
+            return block
+        inside.append(slice(a - start, b - start))
+        source.append(slice(a, b))
+    block[tuple(inside)] = values[tuple(source)]
+    return block
+
+
+def _warp(
+    block: NDArray[np.float32], truth: NDArray[np.uint8], shape: tuple[int, ...], rng: np.random.Generator
+) -> Patch:
+    """The middle of a block, turned and scaled."""
+    centre = (np.array(block.shape) - 1) / 2
+    if rng.random() < 0.4:
+        low = [(n - m) // 2 for n, m in zip(block.shape, shape, strict=True)]
+        at = tuple(slice(a, a + m) for a, m in zip(low, shape, strict=True))
+        return block[at].copy(), truth[at].copy()
+    angles = rng.normal(0, np.deg2rad([6, 5, 5]))
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        c, s = np.cos(angle), np.sin(angle)
+        turn = np.eye(3)
+        a, b = [n for n in range(3) if n != axis]
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
+        matrix = matrix @ turn
+    matrix = matrix @ np.diag(rng.uniform(0.82, 1.2) * rng.uniform(0.94, 1.06, 3))
+    offset = centre - matrix @ ((np.array(shape) - 1) / 2)
+    hounsfield = ndimage.affine_transform(block, matrix, offset, shape, order=1, mode="constant", cval=AIR)
+    tissue = ndimage.affine_transform(truth, matrix, offset, shape, order=0, mode="constant", cval=0)
+    return hounsfield, tissue
+
+
+def _smooth_field(shape: tuple[int, ...], parts: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    coarse = rng.standard_normal([parts] * 3, dtype=np.float32)
+    factors = [(parts - 1) / (n - 1) for n in shape]
+    return np.asarray(ndimage.affine_transform(coarse, factors, output_shape=shape, order=1), dtype=np.float32)
+
+
+def _add_lumps(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: np.random.Generator) -> None:
+    """Bright, dark or textured things beside the spine: vessels, calcium, bowel, bone that is no spine."""
+    field = _smooth_field(hounsfield.shape, int(rng.integers(8, 22)), rng)
+    lump = (field > rng.uniform(1.1, 1.8)) & (tissue == 0)
+    lump &= ~ndimage.binary_dilation(tissue == 1, iterations=1) | (rng.random() < 0.2)
+    bright = float(rng.choice([rng.uniform(-900, -100), rng.uniform(60, 250), rng.uniform(150, 700)]))
+    hounsfield[lump] += np.float32(0.85) * (bright - hounsfield[lump])
+
+
+def _thick(hounsfield: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    """As if slices were thicker: averaged along k, then interpolated back."""
+    n = hounsfield.shape[0]
+    blurred = ndimage.gaussian_filter1d(hounsfield, factor / 2.4, axis=0)
+    few = max(2, int(round(n / factor)))
+    coarse = ndimage.affine_transform(blurred, [(n - 1) / (few - 1), 1, 1], output_shape=(few, *hounsfield.shape[1:]),
+                                      order=1)  # fmt: skip
+    return np.asarray(
+        ndimage.affine_transform(coarse, [(few - 1) / (n - 1), 1, 1], output_shape=hounsfield.shape, order=1)
+    )
+
+
+def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    if rng.random() < 0.6:
+        noise = ndimage.gaussian_filter(noise, rng.uniform(0.2, 0.9, 3))
+        noise /= noise.std() + 1e-6
+    return noise * np.float32(np.exp(rng.uniform(np.log(2), np.log(45))))
+
+
+def _cut_field(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: np.random.Generator) -> None:
+    """End the field of view inside the patch, in place."""
+    axis = int(rng.integers(3))
+    n = hounsfield.shape[axis]
+    edge = int(rng.integers(n // 8, n // 2))
+    part = slice(0, edge) if rng.random() < 0.5 else slice(n - edge, n)
+    at = tuple(part if a == axis else slice(None) for a in range(3))
+    hounsfield[at] = AIR
+    tissue[at] = 0

@@ -1,0 +1,129 @@
+"""
+The two reference networks: a VB-Net that names the tissues of a spine, a DenseNet that reads a density.
+
+Both use batch normalisation. In the VB-Net it always follows a convolution, so that it vanishes into the
+weights at export.
+
+Source:
+    V-Net: Milletari et al., 3DV 2016. Bottleneck blocks of three convolutions in its place (VB-Net) and a
+    3-D DenseNet regressor on the original image around the eroded vertebra: Peng et al., Osteoporos Int 34 (2023).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from exporters.reference.recipe import NetworkRecipe, Recipe
+
+
+def _convolution(channels: int, into: int, kernel: int, stride: int = 1, act: bool = True) -> nn.Sequential:
+    parts: list[nn.Module] = [
+        nn.Conv3d(channels, into, kernel, stride, padding=kernel // 2 if stride == 1 else 0, bias=False),
+        nn.BatchNorm3d(into),
+    ]
+    if act:
+        parts.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*parts)
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions with fewer channels between, and a way around them."""
+
+    def __init__(self, channels: int) -> None:
+        """Halve the channels inside."""
+        super().__init__()
+        inner = max(4, channels // 2)
+        self.inside = nn.Sequential(
+            _convolution(channels, inner, 1), _convolution(inner, inner, 3), _convolution(inner, channels, 1, act=False)
+        )
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, K, J, I) to the same shape."""
+        y: Tensor = self.act(x + self.inside(x))
+        return y
+
+
+class VBNet(nn.Module):
+    """(N, 1, K, J, I) to logits (N, classes, K, J, I); edges in multiples of 2 ** (stages - 1)."""
+
+    def __init__(self, recipe: NetworkRecipe, classes: int) -> None:
+        """Double the channels at each stage."""
+        super().__init__()
+        widths = [recipe.width * 2**stage for stage in range(len(recipe.blocks))]
+        self.stem = _convolution(1, widths[0], 3)
+        self.stages = nn.ModuleList([nn.Sequential(*[Bottleneck(widths[0]) for _ in range(recipe.blocks[0])])])
+        self.downs, self.ups, self.joins = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for above, below, count in zip(widths[:-1], widths[1:], recipe.blocks[1:], strict=True):
+            self.downs.append(_convolution(above, below, 2, stride=2))
+            self.stages.append(nn.Sequential(*[Bottleneck(below) for _ in range(count)]))
+        for below, above in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            up = nn.ConvTranspose3d(below, above, 2, 2, bias=False)
+            self.ups.append(nn.Sequential(up, nn.BatchNorm3d(above), nn.ReLU(inplace=True)))
+            self.joins.append(_convolution(2 * above, above, 3))
+        self.head = nn.Conv3d(widths[0], classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of every voxel."""
+        x = self.stages[0](self.stem(x))
+        kept = [x]
+        for down, stage in zip(self.downs, list(self.stages)[1:], strict=True):
+            x = stage(down(x))
+            kept.append(x)
+        kept.pop()
+        for up, join in zip(self.ups, self.joins, strict=True):
+            x = join(torch.cat([up(x), kept.pop()], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class DenseLayer(nn.Module):
+    """Adds `growth` channels, read through a bottleneck of four times as many."""
+
+    def __init__(self, channels: int, growth: int) -> None:
+        """Norm before convolution, as DenseNet has it."""
+        super().__init__()
+        self.inside = nn.Sequential(
+            nn.BatchNorm3d(channels), nn.ReLU(), nn.Conv3d(channels, 4 * growth, 1, bias=False),
+            nn.BatchNorm3d(4 * growth), nn.ReLU(), nn.Conv3d(4 * growth, growth, 3, padding=1, bias=False),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) to (N, C + growth, ...)."""
+        return torch.cat([x, self.inside(x)], dim=1)
+
+
+class DenseNet3d(nn.Module):
+    """(N, 1, K, J, I) to one number (N, 1): the density, scaled as the manifest says."""
+
+    def __init__(self, recipe: NetworkRecipe) -> None:
+        """Blocks of dense layers; between them half the channels at half the edge."""
+        super().__init__()
+        channels = recipe.width
+        parts: list[nn.Module] = [_convolution(1, channels, 3), nn.AvgPool3d(2)]
+        for stage, count in enumerate(recipe.blocks):
+            for _ in range(count):
+                parts.append(DenseLayer(channels, recipe.growth))
+                channels += recipe.growth
+            if stage < len(recipe.blocks) - 1:
+                parts += [
+                    nn.BatchNorm3d(channels),
+                    nn.ReLU(),
+                    nn.Conv3d(channels, channels // 2, 1, bias=False),
+                    nn.AvgPool3d(2),
+                ]
+                channels //= 2
+        parts += [nn.BatchNorm3d(channels), nn.ReLU()]
+        self.features = nn.Sequential(*parts)
+        self.head = nn.Linear(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One number a crop."""
+        value: Tensor = self.head(self.features(x).mean(dim=(2, 3, 4)))
+        return value
+
+
+def build(recipe: Recipe) -> nn.Module:
+    """The network of a recipe, with fresh weights."""
+    if recipe.task == "spine_segmentation":
+        return VBNet(recipe.network, len(recipe.manifest.labels))
+    return DenseNet3d(recipe.network)

@@ -1,0 +1,104 @@
+"""
+A recipe remakes a model: its data, its network, its training, its manifest. All numbers, all seeds.
+
+Recipes are TOML files in configs/models; an unknown key is refused with its name.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import BadOption
+from engine.options import read_options
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """Phantoms to learn from."""
+
+    cases: int = 200
+    first_seed: int = 100_000  # of the phantoms; tests and evaluations use others
+    fine_share: float = 0.2  # scanned as a machine would, then brought to the network's grid as the engine does
+    scanners: tuple[str, ...] = ("siemens_force", "canon_one", "philips_ict", "uct_780", "siemens_lung")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecipe:
+    """Size of the network."""
+
+    width: int = 16  # channels of the first stage
+    blocks: tuple[int, ...] = (0, 1, 2, 3)  # bottleneck blocks (VB-Net) or dense layers (DenseNet) of each stage
+    growth: int = 12  # of dense layers
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecipe:
+    """How long and how fast."""
+
+    steps: int = 4000
+    batch: int = 2
+    patch: tuple[int, ...] = (64, 72, 72)  # (K, J, I) voxels
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    bfloat16: bool = True  # arithmetic of the convolutions in training; weights and export stay f32
+    average: float = 0.998  # of the weights' moving average, which is what is exported
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRecipe:
+    """What the engine is promised; see engine.runtime.manifest."""
+
+    input_shape: tuple[int, ...]
+    input_spacing_mm: tuple[float, ...]
+    hounsfield_window: tuple[float, ...]
+    statement: str
+    parity_metric: str
+    parity_bound: float
+    labels: tuple[str, ...] = ()
+    output_scale: float = 1.0
+    output_offset: float = 0.0
+    output_unit: str = ""
+    output_range: tuple[float, ...] = ()
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecipe:
+    """Phantoms that no training ever sees."""
+
+    cases: int = 12
+    first_seed: int = 900_000
+    unseen_scanner: str = "ge_revolution"  # its dialect is not among the training's
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that makes one model."""
+
+    name: str
+    version: str
+    task: str  # "spine_segmentation" | "vertebral_bmd"
+    manifest: ManifestRecipe
+    seed: int = 1
+    data: DataRecipe = field(default_factory=DataRecipe)
+    network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    def __post_init__(self) -> None:
+        """Refuse a task that nobody knows how to train."""
+        if self.task not in ("spine_segmentation", "vertebral_bmd"):
+            raise ValueError(f"task '{self.task}' is neither 'spine_segmentation' nor 'vertebral_bmd'")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        BadOption: it can't be read, or a key is unknown, missing or of the wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadOption(f"recipe '{path.name}' can't be read: {error}") from error
+    return read_options(Recipe, table, path.stem)
