@@ -65,9 +65,14 @@ class SafeText(TypeDecorator[str]):
     impl = sa.String
     cache_ok = True
 
+    def __init__(self, length: int) -> None:
+        """Keep how many characters fit."""
+        super().__init__(length)
+        self.length = length
+
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         """Hostile text must not stop a batch of innocent rows."""
-        return None if value is None else safe_text(value, self.impl_instance.length or 0)
+        return None if value is None else safe_text(value, self.length)
 
 
 class MultiValue(TypeDecorator[tuple[str, ...]]):
@@ -76,9 +81,14 @@ class MultiValue(TypeDecorator[tuple[str, ...]]):
     impl = sa.String
     cache_ok = True
 
+    def __init__(self, length: int) -> None:
+        """Keep how many characters fit."""
+        super().__init__(length)
+        self.length = length
+
     def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> str | None:
         """One text."""
-        return None if value is None else safe_text("\\".join(value), self.impl_instance.length or 0)
+        return None if value is None else safe_text("\\".join(value), self.length)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> tuple[str, ...] | None:
         """The values; no text is no value."""

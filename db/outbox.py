@@ -5,13 +5,16 @@ The same leases as the queue's. Sending twice is harmless, as an object keeps it
 of a result that is no longer current is not, so those are never handed out.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db.queue import Reaped
-from db.schema import ObjectState
+from db.columns import utc_now, word
+from db.events import tell
+from db.queue import LOST, Reaped
+from db.schema import Change, ObjectState, outbox
 
 MAX_ATTEMPTS = 20  # our choice: with the back-off, about ten hours of a peer that refuses
 BACK_OFF_S = 10.0  # our choice: wait after the first refusal; doubles with each
@@ -36,12 +39,56 @@ def claim_objects(
     connection: sa.Connection, destination: str, owner: str, limit: int, lease_s: float
 ) -> tuple[ClaimedObject, ...]:
     """Take up to `limit` objects that wait for a destination, oldest first."""
-    raise NotImplementedError
+    ready = connection.execute(
+        sa.select(outbox.c.id)
+        .where(
+            outbox.c.destination == destination,
+            outbox.c.state == word(ObjectState.READY),
+            outbox.c.not_before <= utc_now(),
+        )
+        .order_by(outbox.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(
+        sa.update(outbox)
+        .where(outbox.c.id.in_(ready.scalars().all()))
+        .values(
+            state=ObjectState.LEASED,
+            owner=owner,
+            attempts=outbox.c.attempts + 1,
+            token=outbox.c.token + 1,
+            lease_until=utc_now(lease_s),
+        )
+        .returning(
+            outbox.c.id,
+            outbox.c.token,
+            outbox.c.attempts,
+            outbox.c.destination,
+            outbox.c.kind,
+            outbox.c.sop_class_uid,
+            outbox.c.sop_instance_uid,
+            outbox.c.path,
+        )
+    )
+    return tuple(sorted((ClaimedObject(*row) for row in rows), key=lambda claimed: claimed.outbox_id))
 
 
 def sent(connection: sa.Connection, claimed: ClaimedObject) -> bool:
     """The peer has it. False if another sender holds it by now: that one will tell."""
-    raise NotImplementedError
+    told = connection.execute(
+        sa.update(outbox)
+        .where(
+            outbox.c.id == claimed.outbox_id,
+            outbox.c.token == claimed.token,
+            outbox.c.state.in_((ObjectState.LEASED, ObjectState.READY, ObjectState.SUPERSEDED)),
+        )
+        .values(state=ObjectState.SENT, owner=None, lease_until=None, sent_at=utc_now(), detail="")
+    )
+    if told.rowcount != 1:
+        return False
+    tell(connection, "object", [claimed.sop_instance_uid], Change.SENT, detail=claimed.destination)
+    return True
 
 
 def refused(
@@ -60,19 +107,77 @@ def refused(
     Returns:
         READY or DEAD; SUPERSEDED if the claim was lost or the object is not wanted any more.
     """
-    raise NotImplementedError
+    is_dead = claimed.attempts >= max_attempts
+    longest_s = min(LONGEST_BACK_OFF_S, back_off_s * 2 ** min(claimed.attempts - 1, 30))
+    told = connection.execute(
+        sa.update(outbox)
+        .where(_held([claimed]))
+        .values(
+            state=ObjectState.DEAD if is_dead else ObjectState.READY,
+            owner=None,
+            lease_until=None,
+            not_before=utc_now(longest_s * random.uniform(0.5, 1.5)),  # jitter: not all at once again
+            detail=message,
+        )
+    )
+    if told.rowcount != 1:
+        return ObjectState.SUPERSEDED
+    if is_dead:
+        tell(connection, "object", [claimed.sop_instance_uid], Change.DEAD, detail=message)
+    return ObjectState.DEAD if is_dead else ObjectState.READY
 
 
 def postpone(connection: sa.Connection, claimed: Sequence[ClaimedObject], delay_s: float) -> int:
     """The peer could not be reached: give objects back, not to be tried for a while; not counted as attempts."""
-    raise NotImplementedError
+    back = connection.execute(
+        sa.update(outbox)
+        .where(_held(claimed))
+        .values(
+            state=ObjectState.READY,
+            owner=None,
+            lease_until=None,
+            attempts=outbox.c.attempts - 1,
+            not_before=utc_now(delay_s),
+        )
+    )
+    return back.rowcount
 
 
 def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
     """Take back objects whose lease ran out: ready again, or dead after `max_attempts`."""
-    raise NotImplementedError
+    expired = (outbox.c.state == word(ObjectState.LEASED)) & (outbox.c.lease_until < utc_now())
+    given_up = connection.execute(
+        sa.update(outbox)
+        .where(expired, outbox.c.attempts >= max_attempts)
+        .values(state=ObjectState.DEAD, owner=None, lease_until=None, detail=LOST)
+        .returning(outbox.c.sop_instance_uid)
+    )
+    dead = given_up.scalars().all()
+    tell(connection, "object", dead, Change.DEAD, detail=LOST)
+    ready = connection.execute(
+        sa.update(outbox)
+        .where(expired, outbox.c.attempts < max_attempts)
+        .values(state=ObjectState.READY, owner=None, lease_until=None, detail=LOST)
+    )
+    return Reaped(ready.rowcount, len(dead))
 
 
 def retry(connection: sa.Connection, destination: str | None = None) -> int:
     """Make dead objects ready again: those of a destination, or all. Returns how many."""
-    raise NotImplementedError
+    dead = outbox.c.state == ObjectState.DEAD
+    wanted = dead if destination is None else dead & (outbox.c.destination == destination)
+    again = connection.execute(
+        sa.update(outbox)
+        .where(wanted)
+        .values(state=ObjectState.READY, attempts=0, not_before=utc_now(), detail="")
+        .returning(outbox.c.sop_instance_uid)
+    )
+    uids = again.scalars().all()
+    tell(connection, "object", uids, Change.RETRIED)
+    return len(uids)
+
+
+def _held(claimed: Sequence[ClaimedObject]) -> sa.ColumnElement[bool]:
+    """The fence: objects that are still leased under these tokens."""
+    fence = sa.tuple_(outbox.c.id, outbox.c.token).in_([(each.outbox_id, each.token) for each in claimed])
+    return fence & (outbox.c.state == ObjectState.LEASED)

@@ -6,15 +6,21 @@ worker that only seemed dead finds its token outdated and changes nothing. A job
 alone, so that a series which kills its worker never takes others to the dead letters with it.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from db.schema import JobState
+from db.columns import utc_now, word
+from db.events import tell
+from db.schema import Change, JobState, SeriesState, job, result, series
+from db.series import SeriesRow, lock_series, read_series, set_aside
 from engine.records import Program, Reason, SeriesRef
 
 MAX_ATTEMPTS = 3  # our choice: twice may be bad luck
+LOST = "the lease ran out: the worker died or hung"
 BACK_OFF_S = 10.0  # our choice: wait after the first failed attempt; doubles with each
 
 
@@ -38,13 +44,60 @@ class Reaped:
     dead: int
 
 
+def enqueue(connection: sa.Connection, member: SeriesRow, program: Program) -> None:
+    """See that a selected series is analysed once in this revision: by a new job, or as its job ended before.
+
+    Args:
+        member: locked, see `db.series.lock_series`.
+    """
+    ours = (job.c.series_id == member.id, job.c.program == program, job.c.revision == member.revision)
+    before = connection.execute(sa.select(job.c.id, job.c.state, job.c.reason, job.c.detail).where(*ours)).first()
+    if before is None:
+        fresh = {"series_id": member.id, "program": program, "revision": member.revision, "priority": 0, "token": 0}
+        connection.execute(sa.insert(job).values(**fresh, **_ready_anew(), created_at=utc_now()))
+    elif before.state in (JobState.READY, JobState.LEASED) or _is_current(connection, before.id):
+        return
+    elif before.state is JobState.OBSOLETE or before.reason is None:
+        connection.execute(sa.update(job).where(job.c.id == before.id).values(**_ready_anew()))
+    else:
+        set_aside(connection, member.id, before.reason, before.detail)
+        return
+    _await(connection, [member.id])
+    tell(connection, "series", [member.series_instance_uid], Change.QUEUED)
+
+
 def claim(connection: sa.Connection, owner: str, limit: int, lease_s: float) -> tuple[Claim, ...]:
     """Take up to `limit` ready jobs; one that was attempted before comes alone. None: nothing to do now.
 
     Args:
         owner: who works, for people; host, process and something random.
     """
-    raise NotImplementedError
+    ready = connection.execute(
+        sa.select(job.c.id, job.c.attempts)
+        .where(job.c.state == word(JobState.READY), job.c.not_before <= utc_now())
+        .order_by(job.c.priority, job.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not ready:
+        return ()
+    alone = ready[0].attempts > 0
+    taken = [ready[0].id] if alone else [row.id for row in ready if row.attempts == 0]
+    rows = connection.execute(
+        sa.update(job)
+        .where(job.c.id.in_(taken))
+        .values(
+            state=JobState.LEASED,
+            owner=owner,
+            attempts=job.c.attempts + 1,
+            token=job.c.token + 1,
+            lease_until=utc_now(lease_s),
+        )
+        .returning(job.c.id, job.c.series_id, job.c.token, job.c.attempts, job.c.revision, job.c.program)
+    ).all()
+    refs = read_series(connection, [row.series_id for row in rows])
+    claims = (Claim(row.id, row.token, row.attempts, row.revision, row.program, refs[row.series_id]) for row in rows)
+    return tuple(sorted(claims, key=lambda claimed: taken.index(claimed.job_id)))
 
 
 def heartbeat(connection: sa.Connection, claims: Sequence[Claim], lease_s: float) -> tuple[Claim, ...]:
@@ -53,7 +106,11 @@ def heartbeat(connection: sa.Connection, claims: Sequence[Claim], lease_s: float
     Returns:
         The claims that are still held; the others were lost, and what is done for them is in vain.
     """
-    raise NotImplementedError
+    held = connection.execute(
+        sa.update(job).where(held(claims)).values(lease_until=utc_now(lease_s)).returning(job.c.id)
+    )
+    ids = set(held.scalars())
+    return tuple(claimed for claimed in claims if claimed.job_id in ids)
 
 
 def fail(
@@ -76,17 +133,67 @@ def fail(
     Returns:
         READY or DEAD; OBSOLETE if the claim was lost meanwhile, and nothing is changed.
     """
-    raise NotImplementedError
+    lock_series(connection, series.c.series_instance_uid == claim.series.series_instance_uid)
+    is_dead = claim.attempts >= max_attempts
+    delay_s = back_off_s * 2 ** (claim.attempts - 1) * random.uniform(0.5, 1.5)  # jitter: not all at once again
+    failed = connection.execute(
+        sa.update(job)
+        .where(held([claim]))
+        .values(
+            state=JobState.DEAD if is_dead else JobState.READY,
+            owner=None,
+            lease_until=None,
+            not_before=utc_now(delay_s),
+            reason=reason,
+            detail=message,
+            ended_at=utc_now() if is_dead else None,
+        )
+        .returning(job.c.series_id)
+    ).scalar_one_or_none()
+    if failed is None:
+        return JobState.OBSOLETE
+    tell(connection, "series", [claim.series.series_instance_uid], Change.ATTEMPT_FAILED, reason, message)
+    if is_dead:
+        set_aside(connection, failed, reason, message)
+    return JobState.DEAD if is_dead else JobState.READY
 
 
 def release(connection: sa.Connection, claims: Sequence[Claim]) -> int:
     """Give claims back untouched, as at an orderly stop; they do not count as attempts. Returns how many were held."""
-    raise NotImplementedError
+    back = connection.execute(
+        sa.update(job)
+        .where(held(claims))
+        .values(state=JobState.READY, owner=None, lease_until=None, attempts=job.c.attempts - 1)
+    )
+    return back.rowcount
 
 
 def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
     """Take back jobs whose lease ran out: ready again, or dead after `max_attempts`. Any process may call it."""
-    raise NotImplementedError
+    expired = (job.c.state == word(JobState.LEASED)) & (job.c.lease_until < utc_now())
+    lock_series(connection, series.c.id.in_(sa.select(job.c.series_id).where(expired)))
+    worn_out = connection.execute(
+        sa.update(job)
+        .where(expired, job.c.attempts >= max_attempts)
+        .values(
+            state=JobState.DEAD,
+            owner=None,
+            lease_until=None,
+            ended_at=utc_now(),
+            reason=Reason.ANALYSIS_FAILED,
+            detail=LOST,
+        )
+        .returning(job.c.series_id)
+    ).scalars()
+    dead = sorted(worn_out)
+    for series_id in dead:
+        set_aside(connection, series_id, Reason.ANALYSIS_FAILED, LOST)
+    ready = connection.execute(
+        sa.update(job)
+        .where(expired, job.c.attempts < max_attempts)
+        .values(state=JobState.READY, owner=None, lease_until=None, reason=Reason.ANALYSIS_FAILED, detail=LOST)
+    )
+    return Reaped(ready.rowcount, len(dead))
 
 
 def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> int:
@@ -99,4 +206,53 @@ def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> 
     Returns:
         How many are ready again.
     """
-    raise NotImplementedError
+    ended = sa.and_(
+        series.c.id == job.c.series_id,
+        series.c.revision == job.c.revision,
+        series.c.state == SeriesState.SET_ASIDE,
+        series.c.reason == job.c.reason,
+    )
+    wanted = job.c.state == JobState.DEAD
+    if series_instance_uid is not None:
+        wanted = job.c.state.in_((JobState.DEAD, JobState.DONE)) & (series.c.series_instance_uid == series_instance_uid)
+    members = lock_series(connection, sa.exists().where(ended, wanted).correlate(series))
+    if not members:
+        return 0
+    ids = [member.id for member in members]
+    again = connection.execute(
+        sa.update(job)
+        .where(job.c.series_id.in_(ids), job.c.id.in_(sa.select(job.c.id).join(series).where(ended, wanted)))
+        .values(**_ready_anew())
+    )
+    _await(connection, ids)
+    tell(connection, "series", [member.series_instance_uid for member in members], Change.RETRIED)
+    return again.rowcount
+
+
+def _ready_anew() -> dict[str, Any]:
+    """The columns of a job that nobody has tried yet; its token stays, so that no old claim comes to life."""
+    return {
+        "state": JobState.READY,
+        "attempts": 0,
+        "not_before": utc_now(),
+        "reason": None,
+        "detail": "",
+        "ended_at": None,
+    }
+
+
+def _await(connection: sa.Connection, series_ids: Sequence[int]) -> None:
+    connection.execute(
+        sa.update(series).where(series.c.id.in_(series_ids)).values(state=SeriesState.WAITING, reason=None, detail="")
+    )
+
+
+def held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
+    """The fence: jobs that are still leased under these claims' tokens."""
+    fence = sa.tuple_(job.c.id, job.c.token).in_([(claimed.job_id, claimed.token) for claimed in claims])
+    return fence & (job.c.state == JobState.LEASED)
+
+
+def _is_current(connection: sa.Connection, job_id: int) -> bool:
+    found = connection.execute(sa.select(result.c.id).where(result.c.job_id == job_id, result.c.is_current)).first()
+    return found is not None

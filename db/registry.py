@@ -5,33 +5,29 @@ Registering is idempotent: what is known already changes nothing, so a sender ma
 read again after a crash. An instance that contradicts what is known is refused, and nothing is overwritten.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from db.columns import utc_now, word
-from db.connection import Purpose, exclusive, insert_into
+from db.connection import Purpose, exclusive, insert_into, rows_where_in
 from db.events import tell
+from db.queue import enqueue
 from db.schema import (
     Change,
-    JobState,
     SeriesState,
     StudyState,
     header,
     instance,
-    job,
     refusal,
-    result,
     selection,
     series,
     study,
 )
-from db.series import lock_series, obsolete_jobs, read_series, set_aside, withdraw_results, wording
+from db.series import describe, lock_series, obsolete_jobs, read_series, set_aside, withdraw_results, wording
 from engine.records import InstanceHeader, Program, Reason, Selection, SeriesRef
-
-ONE_QUESTION = 1000  # most values in one IN (...); our choice, both databases take 30 times more
 
 
 class Arrival(NamedTuple):
@@ -97,12 +93,12 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
 
 def known_instances(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> frozenset[str]:
     """Those of the UIDs that are registered."""
-    return frozenset(_those_in(connection, instance.c.sop_instance_uid, sop_instance_uids))
+    return _those_in(connection, instance.c.sop_instance_uid, sop_instance_uids)
 
 
 def known_paths(connection: sa.Connection, paths: Iterable[str]) -> frozenset[str]:
     """Those of the paths that are registered."""
-    return frozenset(_those_in(connection, instance.c.path, paths))
+    return _those_in(connection, instance.c.path, paths)
 
 
 def record_refusal(
@@ -195,12 +191,12 @@ def close_study(
     chosen = {each.series_instance_uid: each for each in selections if each.program is program}
     if set(chosen) != {member.series_instance_uid for member in members}:
         raise ValueError("a selection must name every series of the study, and no other")
-    _describe(connection, [member.id for member in members])
+    describe(connection, [member.id for member in members])
     _keep_selections(connection, {member.id: chosen[member.series_instance_uid] for member in members}, revision)
     for member in members:
         choice = chosen[member.series_instance_uid]
         if choice.reason is None:
-            _enqueue(connection, member, program)
+            enqueue(connection, member, program)
         else:
             obsolete_jobs(connection, [member.id])
             set_aside(connection, member.id, choice.reason, choice.detail)
@@ -215,17 +211,19 @@ class _Known:
         self.studies: dict[str, str] = {}  # series: study
         self.instances: dict[str, tuple[str, str]] = {}  # instance: series, SHA-256
         by_study = sa.select(study.c.study_instance_uid, study.c.patient_key)
-        for row in _where_in(connection, by_study, study.c.study_instance_uid, {h.study_instance_uid for h in said}):
+        for row in rows_where_in(
+            connection, by_study, study.c.study_instance_uid, {h.study_instance_uid for h in said}
+        ):
             self.patients[row.study_instance_uid] = row.patient_key
         by_series = sa.select(series.c.series_instance_uid, study.c.study_instance_uid).join(study)
         uids = {h.series_instance_uid for h in said}
-        for row in _where_in(connection, by_series, series.c.series_instance_uid, uids):
+        for row in rows_where_in(connection, by_series, series.c.series_instance_uid, uids):
             self.studies[row.series_instance_uid] = row.study_instance_uid
         by_instance = sa.select(instance.c.sop_instance_uid, series.c.series_instance_uid, instance.c.sha256).join_from(
             instance, series
         )
         uids = {h.sop_instance_uid for h in said}
-        for row in _where_in(connection, by_instance, instance.c.sop_instance_uid, uids):
+        for row in rows_where_in(connection, by_instance, instance.c.sop_instance_uid, uids):
             self.instances[row.sop_instance_uid] = (row.series_instance_uid, row.sha256)
 
     def conflict(self, arrival: Arrival) -> str:
@@ -254,7 +252,7 @@ def _touch_studies(connection: sa.Connection, new: Sequence[Arrival]) -> dict[st
     """Make or reopen the studies of new instances; row ids by UID."""
     patients = {arrival.header.study_instance_uid: arrival.header.patient_key for arrival in new}
     query = sa.select(study.c.id, study.c.study_instance_uid, study.c.state)
-    before = _where_in(connection, query.with_for_update(key_share=True), study.c.study_instance_uid, patients)
+    before = rows_where_in(connection, query.with_for_update(key_share=True), study.c.study_instance_uid, patients)
     ids = {row.study_instance_uid: row.id for row in before}
     closed = [row for row in before if row.state is StudyState.CLOSED]
     connection.execute(
@@ -284,9 +282,7 @@ def _touch_studies(connection: sa.Connection, new: Sequence[Arrival]) -> dict[st
 def _touch_series(connection: sa.Connection, new: Sequence[Arrival], study_ids: dict[str, int]) -> dict[str, int]:
     """Make or reopen the series of new instances; row ids by UID."""
     studies = {arrival.header.series_instance_uid: study_ids[arrival.header.study_instance_uid] for arrival in new}
-    before = [
-        row for some in _pieces(studies) for row in lock_series(connection, series.c.series_instance_uid.in_(some))
-    ]
+    before = lock_series(connection, series.c.series_instance_uid.in_(list(studies)))
     ids = {row.series_instance_uid: row.id for row in before}
     if before:
         row_ids = list(ids.values())
@@ -318,7 +314,7 @@ def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids
         [{"series_id": row_id, "sha256": sha256, "attributes": text} for row_id, sha256, text in sorted(set(said))],
     )
     query = sa.select(header.c.id, header.c.series_id, header.c.sha256)
-    known = _where_in(connection, query, header.c.series_id, set(series_ids.values()))
+    known = rows_where_in(connection, query, header.c.series_id, set(series_ids.values()))
     header_ids = {(row.series_id, row.sha256): row.id for row in known}
     connection.execute(
         sa.insert(instance).values(received_at=utc_now()),
@@ -338,16 +334,6 @@ def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids
     )
 
 
-def _describe(connection: sa.Connection, series_ids: Sequence[int]) -> None:
-    """Write what the headers of each series say together into its columns, for people and population studies."""
-    columns = [name for name in SeriesRef.__dataclass_fields__ if name in series.c and name != "series_instance_uid"]
-    for row_id, ref in read_series(connection, series_ids).items():
-        said = {name: getattr(ref, name) for name in columns}
-        connection.execute(
-            sa.update(series).where(series.c.id == row_id).values(instance_count=len(ref.instances), **said)
-        )
-
-
 def _keep_selections(connection: sa.Connection, chosen: dict[int, Selection], revision: int) -> None:
     connection.execute(
         sa.insert(selection).values(study_revision=revision, selected_at=utc_now()),
@@ -364,60 +350,5 @@ def _keep_selections(connection: sa.Connection, chosen: dict[int, Selection], re
     )
 
 
-def _enqueue(connection: sa.Connection, member: sa.Row[Any], program: Program) -> None:
-    """See that a selected series is analysed once in this revision: by a new job, or as its job ended before."""
-    ours = (job.c.series_id == member.id, job.c.program == program, job.c.revision == member.revision)
-    before = connection.execute(sa.select(job.c.id, job.c.state, job.c.reason, job.c.detail).where(*ours)).first()
-    if before is None:
-        connection.execute(
-            sa.insert(job).values(
-                series_id=member.id,
-                program=program,
-                revision=member.revision,
-                state=JobState.READY,
-                priority=0,
-                attempts=0,
-                token=0,
-                not_before=utc_now(),
-                detail="",
-                created_at=utc_now(),
-            )
-        )
-    elif before.state in (JobState.READY, JobState.LEASED):
-        return
-    elif before.reason is not None and before.state is not JobState.OBSOLETE:
-        set_aside(connection, member.id, before.reason, before.detail)
-        return
-    elif _is_current(connection, before.id):
-        return
-    else:
-        connection.execute(
-            sa.update(job)
-            .where(job.c.id == before.id)
-            .values(state=JobState.READY, attempts=0, not_before=utc_now(), reason=None, detail="", ended_at=None)
-        )
-    connection.execute(
-        sa.update(series).where(series.c.id == member.id).values(state=SeriesState.WAITING, reason=None, detail="")
-    )
-    tell(connection, "series", [member.series_instance_uid], Change.QUEUED)
-
-
-def _is_current(connection: sa.Connection, job_id: int) -> bool:
-    found = connection.execute(sa.select(result.c.id).where(result.c.job_id == job_id, result.c.is_current)).first()
-    return found is not None
-
-
-def _those_in(connection: sa.Connection, column: sa.ColumnElement[str], values: Iterable[str]) -> list[str]:
-    return [value for (value,) in _where_in(connection, sa.select(column), column, values)]
-
-
-def _where_in(
-    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
-) -> list[sa.Row[Any]]:
-    return [row for some in _pieces(values) for row in connection.execute(query.where(column.in_(some)))]
-
-
-def _pieces(values: Iterable[Any]) -> Iterator[list[Any]]:
-    everything = sorted(set(values))
-    for start in range(0, len(everything), ONE_QUESTION):
-        yield everything[start : start + ONE_QUESTION]
+def _those_in(connection: sa.Connection, column: sa.ColumnElement[str], values: Iterable[str]) -> frozenset[str]:
+    return frozenset(row[0] for row in rows_where_in(connection, sa.select(column), column, values))

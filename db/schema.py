@@ -15,6 +15,7 @@ study, series, job, result, outbox, so that no two transactions wait for each ot
 """
 
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -98,7 +99,7 @@ def _belongs_to(table: str, *, primary_key: bool = False, nullable: bool = False
     )
 
 
-def _where(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[bool]]:
+def _where(condition: sa.ColumnElement[bool]) -> dict[str, Any]:
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 

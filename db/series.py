@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,6 +40,15 @@ _OF_THE_INSTANCE = (
     "image_position_patient",
 )
 _OF_THE_SERIES = tuple(field.name for field in fields(InstanceHeader) if field.name not in _OF_THE_INSTANCE)
+
+
+class SeriesRow(NamedTuple):
+    """A series as the registry and the queue handle it."""
+
+    id: int
+    series_instance_uid: str
+    revision: int
+    state: SeriesState
 
 
 def wording(said: InstanceHeader) -> tuple[str, str]:
@@ -77,14 +86,25 @@ def read_series(connection: sa.Connection, series_ids: Sequence[int]) -> dict[in
     return {row_ids[ref.series_instance_uid]: ref for ref in found}
 
 
-def lock_series(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
-    """Rows (id, series_instance_uid, revision, state) that nobody else changes until the transaction ends."""
-    return connection.execute(
+def lock_series(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[SeriesRow]:
+    """Series that nobody else changes until the transaction ends."""
+    rows = connection.execute(
         sa.select(series.c.id, series.c.series_instance_uid, series.c.revision, series.c.state)
         .where(condition)
         .order_by(series.c.id)
         .with_for_update(key_share=True)
-    ).all()
+    )
+    return [SeriesRow(*row) for row in rows]
+
+
+def describe(connection: sa.Connection, series_ids: Sequence[int]) -> None:
+    """Write what the headers of each series say together into its columns, for people and population studies."""
+    columns = [field.name for field in fields(SeriesRef) if field.name in series.c]
+    for row_id, ref in read_series(connection, series_ids).items():
+        said = {name: getattr(ref, name) for name in columns}
+        connection.execute(
+            sa.update(series).where(series.c.id == row_id).values(instance_count=len(ref.instances), **said)
+        )
 
 
 def set_aside(connection: sa.Connection, series_id: int, reason: Reason, detail: str) -> None:
@@ -132,7 +152,7 @@ def obsolete_jobs(connection: sa.Connection, series_ids: Iterable[int]) -> None:
     )
 
 
-def _header(row: sa.Row[Any], attributes: dict[str, Any]) -> InstanceHeader:
+def _header(row: Any, attributes: dict[str, Any]) -> InstanceHeader:
     said = {name: _as_given(attributes.get(name)) for name in _OF_THE_SERIES}
     own = {name: getattr(row, name) for name in _OF_THE_INSTANCE}
     return InstanceHeader(**own, **said)
