@@ -97,6 +97,20 @@ def header_of(dataset: Any, transfer_syntax_uid: str, pseudonym_key: bytes) -> I
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
 
 
+def header_from(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
+    """The same of elements that were walked already.
+
+    Raises:
+        UnreadableInstance: as `read_header`.
+    """
+    try:
+        return _header(elements, pseudonym_key)
+    except SeriesError:
+        raise
+    except Exception as bad:
+        raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
+
+
 def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
     study_instance_uid = _uid(elements, Tag.STUDY_INSTANCE_UID)
     return InstanceHeader(
