@@ -1,0 +1,40 @@
+"""What tests of several rooms share: real CT where it is at hand, and a small phantom series."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.records import VertebralLevel
+from exporters.reference.phantom_series import SeriesTruth, write_series
+from exporters.reference.scanner import scanner
+from exporters.reference.spine_phantom import PhantomOptions, draw_phantom, field_of_view
+
+PLAIN = PhantomOptions(fracture=0.0, osteophytes=0.0, bone_island=0.0, transitional=0.0, metal=0.0, arms=0.0)
+
+
+@pytest.fixture(scope="session")
+def real_ct() -> Path:
+    """The folder of real CT beside the project; the test skips where it is absent."""
+    beside = Path(__file__).parent.parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("TRABECULA_REAL_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no real CT at hand")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_series(tmp_path_factory: pytest.TempPathFactory) -> SeriesTruth:
+    """A quick phantom scan from T11 to the sacrum, cropped around the spine: about 70 slices of 128 x 128.
+
+    Shared by all tests of a session: copy it before you change a file.
+    """
+    return write_small_series(tmp_path_factory.mktemp("small_series"), seed=11)
+
+
+def write_small_series(folder: Path, seed: int, **more: object) -> SeriesTruth:
+    phantom = draw_phantom(seed, age=66, sex="F", vbmd=105.0, options=PLAIN)
+    grid = field_of_view(
+        phantom, VertebralLevel.T11, VertebralLevel.L5, pixels=128, pixel_mm=1.6, slice_mm=3.0, margin_mm=25.0
+    )
+    return write_series(folder, phantom, scanner("ge_revolution"), grid, **more)  # type: ignore[arg-type]
