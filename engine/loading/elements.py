@@ -30,7 +30,7 @@ MOST_ELEMENTS = 1_000_000
 DEEPEST_NESTING = 64
 """Open sequences and items. Our choice: real headers stay below ten."""
 
-LARGEST_NUMBER = 1e9
+LARGEST_NUMBER = 2.0**31
 """Numbers beyond it are taken for absent. Our choice: nothing we read comes near, and sums stay finite."""
 
 _UNDEFINED = 0xFFFFFFFF
