@@ -145,21 +145,21 @@ def postpone(connection: sa.Connection, claimed: Sequence[ClaimedObject], delay_
 
 def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
     """Take back objects whose lease ran out: ready again, or dead after `max_attempts`."""
-    expired = (outbox.c.state == word(ObjectState.LEASED)) & (outbox.c.lease_until < utc_now())
-    given_up = connection.execute(
-        sa.update(outbox)
-        .where(expired, outbox.c.attempts >= max_attempts)
-        .values(state=ObjectState.DEAD, owner=None, lease_until=None, detail=LOST)
-        .returning(outbox.c.sop_instance_uid)
-    )
-    dead = given_up.scalars().all()
+    expired = connection.execute(
+        sa.select(outbox.c.id, outbox.c.attempts, outbox.c.sop_instance_uid)
+        .where(outbox.c.state == word(ObjectState.LEASED), outbox.c.lease_until < utc_now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in expired:
+        state = ObjectState.DEAD if row.attempts >= max_attempts else ObjectState.READY
+        connection.execute(
+            sa.update(outbox)
+            .where(outbox.c.id == row.id)
+            .values(state=state, owner=None, lease_until=None, detail=LOST)
+        )
+    dead = [row.sop_instance_uid for row in expired if row.attempts >= max_attempts]
     tell(connection, "object", dead, Change.DEAD, detail=LOST)
-    ready = connection.execute(
-        sa.update(outbox)
-        .where(expired, outbox.c.attempts < max_attempts)
-        .values(state=ObjectState.READY, owner=None, lease_until=None, detail=LOST)
-    )
-    return Reaped(ready.rowcount, len(dead))
+    return Reaped(len(expired) - len(dead), len(dead))
 
 
 def retry(connection: sa.Connection, destination: str | None = None) -> int:

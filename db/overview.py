@@ -2,14 +2,33 @@
 How things stand, for people: counts, one study explained, the results as a table, what happened lately.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
-from db.schema import Change, JobState, SeriesState, StudyState
-from engine.records import BoneFinding, Program, Reason, ScreeningResult, VertebralLevel
+from db.columns import utc_now
+from db.schema import (
+    Change,
+    JobState,
+    ObjectState,
+    SeriesState,
+    StudyState,
+    event,
+    instance,
+    job,
+    model,
+    outbox,
+    refusal,
+    result,
+    result_model,
+    selection,
+    series,
+    study,
+    vertebra,
+)
+from engine.records import BoneFinding, Program, Reason, VertebralLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +64,8 @@ class SeriesExplained:
     detail: str
     job: JobState | None
     attempts: int
-    result: ScreeningResult | None
-    objects: tuple[tuple[str, str, str], ...]  # kind, destination, state
+    lines: tuple["ResultLine", ...]  # of its current result: the patient's first, then head to foot
+    objects: tuple[tuple[str, str, ObjectState], ...]  # kind, destination, state
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +110,168 @@ class EventLine:
 
 def counts(connection: sa.Connection) -> Counts:
     """How many there are of everything, by state."""
-    raise NotImplementedError
+    unfinished = job.c.state.in_((JobState.READY, JobState.LEASED))
+    unsent = outbox.c.state.in_((ObjectState.READY, ObjectState.LEASED))
+    return Counts(
+        studies=_by(connection, study.c.state),
+        series=_by(connection, series.c.state),
+        set_aside=_by(connection, series.c.reason, series.c.state == SeriesState.SET_ASIDE),
+        jobs=_by(connection, job.c.state),
+        outbox=_by(connection, outbox.c.state),
+        refusals=_by(connection, refusal.c.reason),
+        instances=connection.execute(sa.select(sa.func.count(instance.c.id))).scalar_one(),
+        oldest_job_s=_age_of_oldest(connection, job.c.created_at, unfinished),
+        oldest_object_s=_age_of_oldest(connection, outbox.c.created_at, unsent),
+    )
 
 
 def explain(
     connection: sa.Connection, study_instance_uid: str, program: Program = Program.VERTEBRAL
 ) -> StudyExplained | None:
     """Each series of a study: chosen or why not, how it stands, what came out; None if the study is unknown."""
-    raise NotImplementedError
+    about = connection.execute(sa.select(study).where(study.c.study_instance_uid == study_instance_uid)).first()
+    if about is None:
+        return None
+    rows = connection.execute(
+        sa.select(
+            series,
+            sa.select(sa.func.count(instance.c.id))
+            .where(instance.c.series_id == series.c.id)
+            .scalar_subquery()
+            .label("n"),
+            selection.c.id.label("selection_id"),
+            selection.c.reason.label("not_selected"),
+            selection.c.score,
+            job.c.state.label("job_state"),
+            job.c.attempts,
+        )
+        .outerjoin(selection, _latest(selection, selection.c.study_revision, program))
+        .outerjoin(job, _latest(job, job.c.revision, program))
+        .where(series.c.study_id == about.id)
+        .order_by(series.c.series_instance_uid)
+    ).all()
+    lines = _lines(connection, (series.c.study_id == about.id) & (result.c.program == program))
+    return StudyExplained(
+        study_instance_uid,
+        about.patient_key,
+        about.state,
+        about.revision,
+        tuple(_explained(connection, row, lines) for row in rows),
+    )
 
 
 def results_table(connection: sa.Connection, limit: int | None = None) -> tuple[ResultLine, ...]:
     """Current results and series set aside: by patient and series, the patient's line first, then head to foot."""
-    raise NotImplementedError
+    lines = [*_lines(connection), *_set_aside(connection)]
+    lines.sort(key=lambda line: (line.patient_key, line.study_instance_uid, line.series_instance_uid, _height(line)))
+    return tuple(lines[:limit])
 
 
-def events(connection: sa.Connection, uid: str | None = None, limit: int = 100) -> Sequence[EventLine]:
+def events(connection: sa.Connection, uid: str | None = None, limit: int = 100) -> tuple[EventLine, ...]:
     """What happened, latest first: to one study, series, instance or object, or to all."""
-    raise NotImplementedError
+    query = sa.select(event).order_by(event.c.id.desc()).limit(limit)
+    rows = connection.execute(query if uid is None else query.where(event.c.uid == uid))
+    return tuple(EventLine(row.at, row.subject, row.uid, row.change, row.reason, row.detail) for row in rows)
+
+
+def _by(
+    connection: sa.Connection, column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]
+) -> dict[str, int]:
+    rows = connection.execute(sa.select(column, sa.func.count()).where(*conditions).group_by(column).order_by(column))
+    return {str(value): count for value, count in rows}
+
+
+def _age_of_oldest(
+    connection: sa.Connection, column: sa.ColumnElement[datetime], condition: sa.ColumnElement[bool]
+) -> float | None:
+    oldest, now = connection.execute(
+        sa.select(sa.func.min(column, type_=column.type), utc_now()).where(condition)
+    ).one()
+    return None if oldest is None else max(0.0, (now - oldest).total_seconds())
+
+
+def _latest(table: sa.Table, revision: sa.ColumnElement[int], program: Program) -> sa.ColumnElement[bool]:
+    """The row of a series and program that is of the highest revision."""
+    other = table.alias()
+    highest = sa.select(sa.func.max(other.c[revision.name])).where(
+        other.c.series_id == series.c.id, other.c.program == program
+    )
+    return sa.and_(table.c.series_id == series.c.id, table.c.program == program, revision == highest.scalar_subquery())
+
+
+def _explained(connection: sa.Connection, row: Any, lines: list[ResultLine]) -> SeriesExplained:
+    objects = connection.execute(
+        sa.select(outbox.c.kind, outbox.c.destination, outbox.c.state)
+        .join(result)
+        .where(result.c.series_id == row.id)
+        .order_by(outbox.c.id)
+    )
+    return SeriesExplained(
+        series_instance_uid=row.series_instance_uid,
+        modality=row.modality,
+        image_type=row.image_type or (),
+        slice_thickness=row.slice_thickness,
+        convolution_kernel=row.convolution_kernel or (),
+        instances=row.n_instances,
+        revision=row.revision,
+        selected=None if row.selection_id is None else row.not_selected is None,
+        score=row.score,
+        state=row.state,
+        reason=row.reason,
+        detail=row.detail,
+        job=row.job_state,
+        attempts=row.attempts or 0,
+        lines=tuple(
+            sorted((line for line in lines if line.series_instance_uid == row.series_instance_uid), key=_height)
+        ),
+        objects=tuple((kind, destination, state) for kind, destination, state in objects),
+    )
+
+
+def _lines(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[ResultLine]:
+    """Lines of current results: the patient's and each vertebra's."""
+    reference = sa.exists().where(
+        result_model.c.result_id == result.c.id, model.c.id == result_model.c.model_id, model.c.reference_only
+    )
+    of_series = (study.c.patient_key, study.c.study_instance_uid, series.c.series_instance_uid, series.c.study_date)
+    lines = []
+    for numbers, level in ((result, sa.null().label("level")), (vertebra, vertebra.c.level)):
+        query = sa.select(
+            *of_series,
+            level,
+            numbers.c.attenuation_mean,
+            numbers.c.volumetric_bmd,
+            numbers.c.finding,
+            numbers.c.reason,
+            reference.label("reference_only"),
+        ).select_from(result.join(series).join(study))
+        if numbers is vertebra:
+            query = query.join(vertebra, vertebra.c.result_id == result.c.id)
+        rows = connection.execute(query.where(result.c.is_current, *conditions))
+        lines += [ResultLine(**row._mapping, detail="") for row in rows]
+    return lines
+
+
+def _set_aside(connection: sa.Connection) -> list[ResultLine]:
+    """Lines of series that ended with a reason."""
+    rows = connection.execute(
+        sa.select(
+            study.c.patient_key,
+            study.c.study_instance_uid,
+            series.c.series_instance_uid,
+            series.c.study_date,
+            series.c.reason,
+            series.c.detail,
+        )
+        .join_from(series, study)
+        .where(series.c.state == SeriesState.SET_ASIDE)
+    )
+    nothing: dict[str, Any] = {"level": None, "attenuation_mean": None, "volumetric_bmd": None, "finding": None}
+    return [ResultLine(**row._mapping, **nothing, reference_only=False) for row in rows]
+
+
+_HEIGHTS = {level: height for height, level in enumerate(VertebralLevel, start=1)}
+
+
+def _height(line: ResultLine) -> int:
+    return 0 if line.level is None else _HEIGHTS[line.level]

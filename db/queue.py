@@ -106,10 +106,10 @@ def heartbeat(connection: sa.Connection, claims: Sequence[Claim], lease_s: float
     Returns:
         The claims that are still held; the others were lost, and what is done for them is in vain.
     """
-    held = connection.execute(
+    extended = connection.execute(
         sa.update(job).where(held(claims)).values(lease_until=utc_now(lease_s)).returning(job.c.id)
     )
-    ids = set(held.scalars())
+    ids = set(extended.scalars())
     return tuple(claimed for claimed in claims if claimed.job_id in ids)
 
 

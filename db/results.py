@@ -146,7 +146,7 @@ def _check(claim: Claim, outcome: ScreeningResult | SeriesFailure) -> None:
         return
     if not all(isfinite(measurement.value) for measurement in outcome.measurements):
         raise ValueError("a measurement is not a finite number")
-    sites = {each.finding_site for each in (*outcome.measurements, *outcome.evaluations)}
+    sites = {each.finding_site for each in outcome.measurements} | {each.finding_site for each in outcome.evaluations}
     if not sites | set(outcome.aggregated_levels) <= {None, *outcome.levels}:
         raise ValueError("a number or finding is of a level that the result does not name")
 
@@ -219,7 +219,9 @@ def _post(
                 detail="",
                 created_at=utc_now(),
             )
-            anew = {name: new.excluded[name] for name in ("result_id", "path", "attempts", "not_before", "detail")}
+            anew: dict[str, sa.ColumnElement[Any]] = {
+                name: new.excluded[name] for name in ("result_id", "path", "attempts", "not_before", "detail")
+            }
             is_sent = outbox.c.state == ObjectState.SENT
             anew["state"] = sa.case((is_sent, outbox.c.state), else_=new.excluded.state)
             key = [outbox.c.sop_instance_uid, outbox.c.destination]
