@@ -19,7 +19,9 @@ def catalog(connection: sa.Connection) -> dict[str, str]:
     if connection.dialect.name == "sqlite":
         query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version'"
     else:
-        query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename != 'alembic_version'"
+        query = (
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename != 'alembic_version'"
+        )
     rows = connection.exec_driver_sql(query).all()
     return {name: " ".join(sorted(part.strip(" ,") for part in text.splitlines())) for name, text in rows}
 
