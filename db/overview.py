@@ -40,8 +40,10 @@ class Counts:
     set_aside: dict[str, int]  # series set aside, by reason
     jobs: dict[str, int]
     outbox: dict[str, int]
+    destinations: dict[str, dict[str, int]]  # the outbox again, by destination
     refusals: dict[str, int]  # instances, by reason
     instances: int
+    instance_bytes: int  # what they take in the spool
     oldest_job_s: float | None  # how long the oldest unfinished job has waited
     oldest_object_s: float | None  # how long the oldest unsent object has waited
 
@@ -118,8 +120,10 @@ def counts(connection: sa.Connection) -> Counts:
         set_aside=_by(connection, series.c.reason, series.c.state == SeriesState.SET_ASIDE),
         jobs=_by(connection, job.c.state),
         outbox=_by(connection, outbox.c.state),
+        destinations=_by_destination(connection),
         refusals=_by(connection, refusal.c.reason),
         instances=connection.execute(sa.select(sa.func.count(instance.c.id))).scalar_one(),
+        instance_bytes=int(connection.execute(sa.select(sa.func.sum(instance.c.size_bytes))).scalar_one() or 0),
         oldest_job_s=_age_of_oldest(connection, job.c.created_at, unfinished),
         oldest_object_s=_age_of_oldest(connection, outbox.c.created_at, unsent),
     )
@@ -179,6 +183,16 @@ def _by(
 ) -> dict[str, int]:
     rows = connection.execute(sa.select(column, sa.func.count()).where(*conditions).group_by(column).order_by(column))
     return {str(value): count for value, count in rows}
+
+
+def _by_destination(connection: sa.Connection) -> dict[str, dict[str, int]]:
+    columns = (outbox.c.destination, outbox.c.state)
+    counted: dict[str, dict[str, int]] = {}
+    for destination, state, count in connection.execute(
+        sa.select(*columns, sa.func.count()).group_by(*columns).order_by(*columns)
+    ):
+        counted.setdefault(destination, {})[str(state)] = count
+    return counted
 
 
 def _age_of_oldest(
