@@ -16,7 +16,7 @@ AIR = -1024.0  # HU outside every grid
 
 
 def canonical_grid(source: Geometry, spacing_mm: Vector) -> Geometry:
-    """The smallest grid in canonical directions that covers a source grid's field of view.
+    """The smallest grid in canonical directions that covers a source grid's field of view, centred on it.
 
     Args:
         spacing_mm: step along k, j, i of the new grid.
@@ -26,7 +26,7 @@ def canonical_grid(source: Geometry, spacing_mm: Vector) -> Geometry:
     points = source.to_patient(corners)
     low, high = points.min(axis=0), points.max(axis=0)
     step = np.asarray(spacing_mm)[::-1]  # x, y, z
-    count = np.maximum(1, np.floor((high - low) / step + 1e-6)).astype(int)
+    count = np.maximum(1, np.ceil((high - low) / step - 1e-6)).astype(int)
     origin = low + (high - low - (count - 1) * step) / 2
     i, j, k = (int(n) for n in count)
     x, y, z = (float(value) for value in origin)
