@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.volume import Vector
+from engine.volume import Geometry, Vector
 from exporters.reference.canvas import Canvas, Field, Region, capsule, ellipsoid, ring
 from exporters.reference.vertebra import Vertebra, paint_rod
 
@@ -20,6 +20,9 @@ from exporters.reference.vertebra import Vertebra, paint_rod
 GIRTH = {"C5": (58, 62), "C7": (75, 66), "T1": (118, 72), "T2": (138, 84), "T4": (150, 98), "T6": (150, 108),
          "T8": (148, 112), "T10": (144, 110), "T12": (140, 104), "L2": (136, 98), "L4": (138, 94), "L5": (148, 94),
          "S1": (158, 98)}  # fmt: skip
+
+
+SQUARE = 0.28  # a trunk is a bit more than an ellipse
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def rib_path(trunk: Trunk, bone: Vertebra, side: int) -> NDArray[np.float64]:
         width, depth = trunk.at(z, trunk.half_width) - inside, trunk.at(z, trunk.half_depth) - inside
         mx, my = (trunk.at(z, [m[axis] for m in trunk.middle]) for axis in (0, 1))
         sn, cs = np.sin(angle), np.cos(angle)
-        out = (abs(sn) ** 2.3 + abs(cs) ** 2.3) ** (1 / 2.3)
+        out = (1 - SQUARE) + SQUARE * (sn**4 + cs**4) ** 0.25
         around.append(np.array([mx + side * width * sn / out, my + depth * cs / out, z]))
     if around[0][1] < start[-1][1] - 4:  # a deep chest wall: leave the process backwards, not forwards
         around[0][1] = start[-1][1] - 2
@@ -124,15 +127,21 @@ def paint_trunk(
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
     """Paint everything that lies behind the bones of the spine."""
-    region = canvas.whole()
-    depth = _depth(trunk, region)  # signed distance to the inside of the fat
+    draw = np.random.default_rng(trunk.organ_seed)
     table(canvas, trunk)
+    for region in canvas.slabs():
+        depth = _depth(trunk, region)  # signed distance to the inside of the fat
+        canvas.paint(region, depth - np.float32(trunk.fat), 25.0)  # skin
+        canvas.paint(region, depth - np.float32(trunk.fat - 2), trunk.fat_hu)
+        canvas.paint(region, depth, trunk.muscle)
+        below = np.maximum(depth + np.float32(trunk.wall), region.z - _diaphragm(trunk, region))
+        canvas.paint(region, below, trunk.fat_hu)
+    _organs(canvas, trunk, draw, contrast)
+    grain = _coarse_noise(canvas.geometry, 6.0, draw)
+    for region in canvas.slabs():
+        _lungs(canvas, trunk, region, grain)
     if trunk.arms:
         _arms(canvas, trunk)
-    canvas.paint(region, depth - trunk.fat, 25.0)  # skin
-    canvas.paint(region, depth - trunk.fat + 2, trunk.fat_hu)
-    canvas.paint(region, depth, trunk.muscle)
-    _cavity(canvas, trunk, region, depth, contrast, rng)
     _muscles(canvas, trunk)
     _vessels(canvas, trunk, contrast)
     _pelvis(canvas, trunk, sacrum)
@@ -167,35 +176,32 @@ def table(canvas: Canvas, trunk: Trunk) -> None:
 def _depth(trunk: Trunk, region: Region) -> Field:
     mx, my = (trunk.at(region.z, [m[axis] for m in trunk.middle]) for axis in (0, 1))
     width, depth = trunk.at(region.z, trunk.half_width), trunk.at(region.z, trunk.half_depth)
-    return ring(region.x - mx, region.y - my, width, depth, 2.3)[1]
+    return ring(region.x - mx, region.y - my, width, depth, SQUARE)[1]
 
 
-def _cavity(
-    canvas: Canvas, trunk: Trunk, region: Region, depth: Field, contrast: str | None, rng: np.random.Generator
-) -> None:
-    """Lungs above the diaphragm; fat with organs and bowel below it."""
-    draw = np.random.default_rng(trunk.organ_seed)
-    inside = depth + trunk.wall
-    sx = trunk.at(region.z, [s[0] for s in trunk.spine])
-    sy = trunk.at(region.z, [s[1] for s in trunk.spine])
+def _diaphragm(trunk: Trunk, region: Region) -> Field:
+    """Its height over each point of the plane; high in the middle and in front, low at the back and sides."""
+    mx, my = (trunk.at(trunk.dome, [m[axis] for m in trunk.middle]) for axis in (0, 1))
+    dy, dx = (region.y - my) / 90, np.abs(region.x - mx) / trunk.at(trunk.dome, trunk.half_width)
+    behind, aside = 62 * np.clip(dy, -0.3, 1.0) * np.abs(dy), 38 * np.clip(dx - 0.45, 0, 1) ** 2 * 4
+    return np.asarray(trunk.dome - behind - aside, dtype=np.float32)
+
+
+def _lungs(canvas: Canvas, trunk: Trunk, region: Region, grain: Field) -> None:
+    """Air above the diaphragm, on both sides of the mediastinum, back to the ribs beside the spine."""
+    if float(region.z.max()) < trunk.dome - 110 or float(region.z.min()) > trunk.first_thoracic + 40:
+        return
+    sx, sy = (trunk.at(region.z, [s[axis] for s in trunk.spine]) for axis in (0, 1))
     half = trunk.at(region.z, [h[0] for h in trunk.body_half])
     mx, my = (trunk.at(region.z, [m[axis] for m in trunk.middle]) for axis in (0, 1))
-    wide = trunk.at(region.z, trunk.half_width)
-    dy, dx = (region.y - my) / 90, np.abs(region.x - mx) / wide
-    floor = trunk.dome - 62 * np.clip(dy, -0.3, 1.0) * np.abs(dy) - 38 * np.clip(dx - 0.45, 0, 1) ** 2 * 4
-    above = floor - region.z  # negative above the diaphragm
-    canvas.paint(region, np.maximum(inside, -above).astype(np.float32), trunk.fat_hu)  # below: visceral fat
-    _organs(canvas, trunk, draw, contrast)
-    top = trunk.first_thoracic + 12
-    mediastinum = 26 + 26 * np.clip((my - region.y) / 70, -0.2, 1.0) * np.clip(
-        (trunk.dome + 90 - region.z) / 120, 0.2, 1
-    )
-    beside = mediastinum - np.abs(region.x - sx - 6)
-    behind = np.where(region.y > sy - 0.35 * half, -9.0, beside)  # lungs reach back beside the spine, up to its sleeve
-    apex = (region.z - top) + 0.35 * np.clip(np.abs(region.x - mx) - 40, 0, 100)
+    inside = _depth(trunk, region) + np.float32(trunk.wall)
+    above = _diaphragm(trunk, region) - region.z  # negative above the diaphragm
+    low = np.clip((trunk.dome + 90 - region.z) / 120, 0.2, 1)
+    beside = 26 + 26 * np.clip((my - region.y) / 70, -0.2, 1.0) * low - np.abs(region.x - sx - 6)
+    behind = np.where(region.y > sy - 0.35 * half, np.float32(-9.0), beside)  # the spine's sleeve is painted later
+    apex = (region.z - trunk.first_thoracic - 12) + 0.35 * np.clip(np.abs(region.x - mx) - 40, 0, 100)
     lung = np.maximum(np.maximum(inside, above), np.maximum(behind, apex)).astype(np.float32)
-    grain = _coarse_noise(lung.shape, canvas.geometry.spacing_mm, 6.0, draw)
-    canvas.paint(region, lung, trunk.lung + 70 * np.clip(grain, -1.5, 4) ** 2)
+    canvas.paint(region, lung, trunk.lung + 70 * np.clip(_enlarged(grain, canvas, region), -1.5, 4) ** 2)
 
 
 def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: str | None) -> None:
@@ -346,14 +352,22 @@ def _chunks(trunk: Trunk) -> list[tuple[float, float]]:
     return [(float(low), float(high)) for low, high in itertools.pairwise(edges)]
 
 
-def _coarse_noise(shape: tuple[int, ...], spacing_mm: Vector, grain_mm: float, rng: np.random.Generator) -> Field:
-    """Smooth noise, SD about 1, made on a coarse grid and enlarged."""
+def _coarse_noise(geometry: Geometry, grain_mm: float, rng: np.random.Generator) -> Field:
+    """Noise over a whole grid, SD 1, at a coarser step."""
+    coarse = [
+        max(2, int(np.ceil(n * mm / grain_mm)) + 1) for n, mm in zip(geometry.shape, geometry.spacing_mm, strict=True)
+    ]
+    return rng.standard_normal(coarse, dtype=np.float32)
+
+
+def _enlarged(noise: Field, canvas: Canvas, region: Region) -> Field:
+    """The part of coarse noise that lies under a region."""
     from scipy import ndimage
 
-    coarse = [max(2, int(np.ceil(n * step / grain_mm)) + 1) for n, step in zip(shape, spacing_mm, strict=True)]
-    noise = rng.standard_normal(coarse, dtype=np.float32)
-    factors = [(c - 1) / max(1, n - 1) for c, n in zip(coarse, shape, strict=True)]
-    return np.asarray(ndimage.affine_transform(noise, factors, output_shape=shape, order=1), dtype=np.float32)
+    factors = [(c - 1) / max(1, n - 1) for c, n in zip(noise.shape, canvas.geometry.shape, strict=True)]
+    start = [part.start * factor for part, factor in zip(region.at, factors, strict=True)]
+    shape = tuple(part.stop - part.start for part in region.at)
+    return np.asarray(ndimage.affine_transform(noise, factors, start, shape, order=1, mode="nearest"), dtype=np.float32)
 
 
 def _smooth(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ surface cuts take their share of each side, so a painted grid already has partia
 shell is a surface density that is spread over one voxel, because no CT voxel is as thin as a cortex.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class Canvas:
         self.mineral = np.zeros(geometry.shape, dtype=np.float32)  # mg hydroxyapatite / cm3
         self.labels = np.zeros(geometry.shape, dtype=np.uint8)  # tissue
         self.levels = np.zeros(geometry.shape, dtype=np.uint8)  # vertebral bodies, 1 + index into the phantom's levels
+        self._any_mineral = False
         self.edge_mm = float(np.prod(geometry.spacing_mm) ** (1 / 3))  # over which a surface is spread
 
     def region(self, low: Sequence[float], high: Sequence[float]) -> Region | None:
@@ -55,9 +56,11 @@ class Canvas:
         cloud = np.atleast_2d(np.asarray(points, dtype=float))
         return self.region(list(cloud.min(axis=0) - reach_mm), list(cloud.max(axis=0) + reach_mm))
 
-    def whole(self) -> Region:
-        """The whole grid."""
-        return self._region([slice(0, n) for n in self.geometry.shape])
+    def slabs(self, thickness: int = 12) -> Iterator[Region]:
+        """The whole grid in slabs of a few slices, small enough for a processor's cache."""
+        k, j, i = self.geometry.shape
+        for start in range(0, k, thickness):
+            yield self._region([slice(start, min(start + thickness, k)), slice(0, j), slice(0, i)])
 
     def _region(self, at: list[slice]) -> Region:
         affine = self.geometry.affine
@@ -85,17 +88,30 @@ class Canvas:
             label: tissue of the inside; None leaves the labels as they are.
             level: number of the vertebral body; 0 is none.
         """
-        share = np.clip(0.5 - distance / self.edge_mm, 0.0, 1.0)
         at = region.at
-        self.soft[at] += share * (soft - self.soft[at])
-        self.mineral[at] += share * (mineral - self.mineral[at])
+        share = distance * np.float32(-1.0 / self.edge_mm)
+        share += np.float32(0.5)
+        np.clip(share, 0.0, 1.0, out=share)
+        _blend(self.soft[at], soft, share)
+        bare = np.isscalar(mineral) and mineral == 0
+        if self._any_mineral or not bare:
+            _blend(self.mineral[at], mineral, share)
         if not np.isscalar(shell) or shell:
             near = np.clip(1.0 - np.abs(distance + 0.25 * self.edge_mm) / self.edge_mm, 0.0, 1.0)
             self.mineral[at] += near * (shell * np.float32(10.0 / self.edge_mm))  # mg/cm2 over mm -> mg/cm3
+            bare = False
+        self._any_mineral = self._any_mineral or not bare
         if label is not None:
             inside = distance < 0
             self.labels[at][inside] = label
             self.levels[at][inside] = level
+
+
+def _blend(below: Field, value: float | Field, share: Field) -> None:
+    """Let a value take its share of what lies below, in place."""
+    change = value - below
+    change *= share
+    below += change
 
 
 def _coordinate(row: NDArray[np.float64], grids: Sequence[NDArray[np.int_]]) -> Field:
@@ -132,14 +148,18 @@ def rounded_box(x: Field, y: Field, z: Field, half: Sequence[float], radius: flo
     return np.asarray(outside + inside - radius, dtype=np.float32)
 
 
-def ring(u: Field, v: Field, a: float | Field, b: float | Field, power: float = 2.0) -> tuple[Field, Field]:
-    """A superellipse in a plane.
+def ring(u: Field, v: Field, a: float | Field, b: float | Field, square: float = 0.0) -> tuple[Field, Field]:
+    """An ellipse in a plane, drawn out towards its corners by `square` (0: an ellipse, 1: nearly a box).
 
     Returns:
         how far out a point lies (1 on the curve), and about its signed distance in mm.
     """
-    out = (np.abs(u / a) ** power + np.abs(v / b) ** power) ** (1.0 / power) + 1e-4
-    distance = np.sqrt(u * u + v * v) * (1.0 - 1.0 / out)
-    near_centre = out < 0.2  # there the direction is lost; any large negative number will do
-    distance = np.where(near_centre, (out - 1.0) * np.minimum(a, b), distance)
+    x, y = (u / a) ** 2, (v / b) ** 2
+    out = np.sqrt(x + y)
+    if square:
+        out = (1 - square) * out + square * np.sqrt(np.sqrt(x * x + y * y))
+    out = np.maximum(out, np.float32(1e-3))
+    distance = np.sqrt(u * u + v * v) * (1 - 1 / out)
+    inner = (out - 1) * np.minimum(a, b)  # near the centre the direction is lost
+    distance = np.where(out < 0.2, inner, distance)
     return np.asarray(out, dtype=np.float32), np.asarray(distance, dtype=np.float32)

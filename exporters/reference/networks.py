@@ -47,9 +47,9 @@ class VBNet(nn.Module):
     """(N, 1, K, J, I) to logits (N, classes, K, J, I); edges in multiples of 2 ** (stages - 1)."""
 
     def __init__(self, recipe: NetworkRecipe, classes: int) -> None:
-        """Double the channels at each stage."""
+        """One width a stage; each stage halves the edges."""
         super().__init__()
-        widths = [recipe.width * 2**stage for stage in range(len(recipe.blocks))]
+        widths = recipe.widths
         self.stem = _convolution(1, widths[0], 3)
         self.stages = nn.ModuleList([nn.Sequential(*[Bottleneck(widths[0]) for _ in range(recipe.blocks[0])])])
         self.downs, self.ups, self.joins = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -98,7 +98,7 @@ class DenseNet3d(nn.Module):
     def __init__(self, recipe: NetworkRecipe) -> None:
         """Blocks of dense layers; between them half the channels at half the edge."""
         super().__init__()
-        channels = recipe.width
+        channels = recipe.widths[0]
         parts: list[nn.Module] = [_convolution(1, channels, 3), nn.AvgPool3d(2)]
         for stage, count in enumerate(recipe.blocks):
             for _ in range(count):

@@ -26,7 +26,7 @@ class DataRecipe:
 class NetworkRecipe:
     """Size of the network."""
 
-    width: int = 16  # channels of the first stage
+    widths: tuple[int, ...] = (8, 32, 64, 96)  # channels of each stage (VB-Net), or of the stem alone (DenseNet)
     blocks: tuple[int, ...] = (0, 1, 2, 3)  # bottleneck blocks (VB-Net) or dense layers (DenseNet) of each stage
     growth: int = 12  # of dense layers
 

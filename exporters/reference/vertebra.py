@@ -89,7 +89,7 @@ def body_distance(bone: Vertebra, u: Field, v: Field, w: Field) -> tuple[Field, 
     rise = np.clip(np.abs(w) / (height / 2), 0, 1.2)
     flare = 0.90 + 0.10 * rise**2 + (bone.osteophyte / a) * np.clip(rise - 0.55, 0, 1) ** 2 * 4
     hollow = np.where(v > 0, 1 - 0.13 * np.exp(-((u / (0.38 * a)) ** 2)), 1.0)
-    out, side = ring(u, v, a * flare, b * flare * hollow, 2.3)
+    out, side = ring(u, v, a * flare, b * flare * hollow, 0.28)
     ends = np.abs(w) - height / 2 + (0.045 * bone.height) * np.clip(1 - out * out, 0, 1)
     distance = np.maximum(side, ends)
     corner = np.sqrt(np.maximum(side + 2, 0) ** 2 + np.maximum(ends + 2, 0) ** 2) - 2  # rims are round, 2 mm
@@ -176,7 +176,7 @@ def paint_disc(canvas: Canvas, above: Vertebra, below: Vertebra, soft: float) ->
     if region is None:
         return
     u, v, w = between.local(region)
-    _, side = ring(u, v, width / 2 * 0.99, depth / 2 * 0.99, 2.3)
+    _, side = ring(u, v, width / 2 * 0.99, depth / 2 * 0.99, 0.28)
     gap = above.height * (above.crush + above.wedge / 2) / 2 + below.height * (below.crush + below.wedge / 2) / 2
     flat = np.abs(w) - (above.disc / 2 + 3.5 + gap + abs(above.tilt - below.tilt) * depth / 4)
     canvas.paint(region, np.maximum(side, flat).astype(np.float32), soft, 0.0, 0.0, DISC)

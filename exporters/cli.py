@@ -1,0 +1,176 @@
+"""
+The workshop's command line: phantoms, training, export, evaluation, and models of one's own.
+
+`python -m exporters make configs/models/spine.toml` goes the whole way from a recipe to a package.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine.errors import DeploymentError
+from engine.records import VertebralLevel
+from engine.runtime.manifest import PACKAGED_MODELS, open_package
+from exporters.reference.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).parent.parent
+CARDS = ROOT / "docs" / "models"
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe's path, or its name in configs/models (spine, density).")]
+Workshop = Annotated[Path, typer.Option(help="Where cases, crops and checkpoints lie.")]
+Models = Annotated[Path, typer.Option(help="The model folder that packages go into.")]
+Device = Annotated[str, typer.Option(help="What torch computes on: cpu, cuda, ...")]
+Threads = Annotated[int, typer.Option(help="Threads of one computation; 0: all.")]
+Processes = Annotated[int, typer.Option(help="Processes that draw phantoms; 0: as many as there are processors.")]
+
+HERE = Path(".cache/workshop")
+
+
+@app.command()
+def make(
+    recipe: RecipeName, workshop: Workshop = HERE, models: Models = PACKAGED_MODELS, device: Device = "cpu",
+    threads: Threads = 0, processes: Processes = 0, cards: Annotated[Path, typer.Option(help="Cards' folder.")] = CARDS,
+) -> None:  # fmt: skip
+    """Remake a model from its recipe: draw, train, export, hold against the network, evaluate."""
+    plan = find_recipe(recipe)
+    _train(plan, workshop, device, threads, processes)
+    _export(plan, workshop, models)
+    _evaluate(plan, models, threads, cards)
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    workshop: Workshop = HERE,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    processes: Processes = 0,
+) -> None:
+    """Draw what is missing and train; goes on where an interrupted training stopped."""
+    _train(find_recipe(recipe), workshop, device, threads, processes)
+
+
+@app.command()
+def export(recipe: RecipeName, workshop: Workshop = HERE, models: Models = PACKAGED_MODELS) -> None:
+    """Export the last checkpoint as a model package; refused when it strays from the network."""
+    _export(find_recipe(recipe), workshop, models)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeName, models: Models = PACKAGED_MODELS, threads: Threads = 0,
+    cards: Annotated[Path, typer.Option(help="Cards' folder.")] = CARDS,
+) -> None:  # fmt: skip
+    """Measure a packaged model on unseen phantoms and write the figures into its card."""
+    _evaluate(find_recipe(recipe), models, threads, cards)
+
+
+@app.command()
+def adopt(
+    weights: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An ONNX file, weights inside.")],
+    manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its manifest; the checksum is written for you.")],
+    models: Annotated[Path, typer.Option(help="Your model folder, as named in the node's configuration.")],
+) -> None:  # fmt: skip
+    """Check a model of your own, run it once, and put it into a model folder."""
+    from exporters.packages import adopt as take
+
+    package = take(weights, manifest, models)
+    console.print(
+        f"{package.manifest.name}@{package.manifest.version} serves {package.manifest.task}: {package.weights.parent}"
+    )
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where the DICOM files go.")],
+    seed: Annotated[int, typer.Option(help="Of the patient.")] = 1,
+    machine: Annotated[str, typer.Option("--scanner", help="A scanner dialect's key.")] = "siemens_force",
+    top: Annotated[VertebralLevel, typer.Option(help="Uppermost level in view.")] = VertebralLevel.T10,
+    bottom: Annotated[VertebralLevel, typer.Option(help="Lowest level in view.")] = VertebralLevel.L5,
+    pixels: Annotated[int, typer.Option(help="Rows and columns.")] = 512,
+    pixel_mm: Annotated[float, typer.Option(help="Distance of pixels, mm.")] = 0.8,
+    slice_mm: Annotated[float, typer.Option(help="Distance of slices, mm.")] = 1.5,
+    contrast: Annotated[str, typer.Option(help="'', 'arterial' or 'venous'.")] = "",
+) -> None:
+    """Write a phantom's CT as a DICOM series, and print what is known about it."""
+    from exporters.reference.phantom_series import write_series
+    from exporters.reference.scanner import scanner
+    from exporters.reference.spine_phantom import draw_phantom, field_of_view
+
+    patient = draw_phantom(seed)
+    geometry = field_of_view(
+        patient, top, bottom, pixels=pixels, pixel_mm=pixel_mm, slice_mm=slice_mm, offset_mm=(0.0, -45.0)
+    )
+    truth = write_series(folder, patient, scanner(machine), geometry, contrast=contrast or None)
+    console.print(f"{len(truth.paths)} slices in {folder}; {patient.sex}, {patient.age} years")
+    for level, density in truth.vbmd.items():
+        console.print(f"  {level}: {density:.1f} mg/cm3")
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its path, or by its name in configs/models."""
+    path = Path(name)
+    return read_recipe(path if path.suffix == ".toml" else ROOT / "configs" / "models" / f"{name}.toml")
+
+
+def main() -> None:
+    """Run the command line; what a person must mend ends in one line and exit code 2."""
+    try:
+        app()
+    except DeploymentError as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(2) from None
+
+
+def _train(plan: Recipe, workshop: Path, device: str, threads: int, processes: int) -> None:
+    from exporters.reference.training import train as learn
+    from exporters.workshop import bench_of, prepare
+
+    bench = bench_of(workshop, plan)
+    with _progress() as progress:
+        drawing = progress.add_task("phantoms", total=plan.data.cases, note="")
+
+        def drawn(done: int, total: int) -> None:
+            progress.update(drawing, completed=done, total=total)
+
+        prepare(plan, bench, processes=processes or os.cpu_count() or 1, progress=drawn)
+        learning = progress.add_task("training", total=plan.training.steps, note="")
+
+        def learnt(step: int, loss: float, seconds: float) -> None:
+            progress.update(learning, completed=step, note=f"loss {loss:.4f}, {seconds:.2f} s a step")
+
+        learn(plan, bench, device=device, threads=threads, report=learnt)
+
+
+def _export(plan: Recipe, workshop: Path, models: Path) -> None:
+    from exporters.workshop import bench_of, package
+
+    made = package(plan, bench_of(workshop, plan), models)
+    parity = made.manifest.parity
+    size = made.weights.stat().st_size / 2**20
+    console.print(f"{made.manifest.name}@{made.manifest.version}: {size:.1f} MiB, "
+                  f"{parity.metric} {parity.measured:.3g} (at most {parity.bound:g}), {made.weights.parent}")  # fmt: skip
+
+
+def _evaluate(plan: Recipe, models: Path, threads: int, cards: Path) -> None:
+    from exporters.evaluation import evaluate as measure
+    from exporters.evaluation import table, write_figures
+
+    started = time.monotonic()
+    figures: dict[str, Any] = measure(plan, open_package(models / plan.name), threads=threads)
+    card = write_figures(figures, cards)
+    console.print(table(figures), highlight=False)
+    console.print(f"written to {card.name} in {time.monotonic() - started:.0f} s")
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    TextColumn("{task.fields[note]}"), console=console)  # fmt: skip

@@ -1,0 +1,187 @@
+"""
+How good a packaged model is, on phantoms that no training ever saw.
+
+Scans go the whole way: a machine's dialect, its noise, the engine's own resampling, tiles and sessions.
+Half of them come from a dialect that training never met.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.records import VertebralLevel
+from engine.runtime.backends import RuntimeOptions, open_session
+from engine.runtime.manifest import ModelPackage
+from engine.runtime.session import Session
+from engine.segmentation.vertebrae import SegmentationOptions, segment
+from engine.volume import Volume
+from exporters.reference.density_crops import draw_crops
+from exporters.reference.phantom_series import uid_from
+from exporters.reference.recipe import Recipe
+from exporters.reference.scanner import scan, scanner
+from exporters.reference.spine_phantom import SpinePhantom, draw_phantom, field_of_view, rasterise
+
+BEGIN, END = "<!-- figures: written by `python -m exporters evaluate` -->", "<!-- end of figures -->"
+VIEWS = (("T11", "L5", "abdomen"), ("T2", "L1", "chest"), ("L1", "L5", "lumbar spine"))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One evaluation scan: which patient, on which machine."""
+
+    phantom_seed: int
+    scanner: str
+    seen: bool  # the dialect was among the training's
+
+
+def evaluate(recipe: Recipe, package: ModelPackage, *, threads: int = 0) -> dict[str, Any]:
+    """Figures of a packaged model, by the recipe's evaluation seeds; ready for JSON."""
+    with open_session(package, RuntimeOptions(threads=threads)) as session:
+        figures = _spine(recipe, session) if recipe.task == "spine_segmentation" else _density(recipe, session)
+        backend = session.model.backend
+    plan = recipe.evaluation
+    return {
+        "model": str(package.manifest.name), "version": package.manifest.version, "sha256": package.manifest.sha256,
+        "backend": backend, "first_seed": plan.first_seed, "cases": plan.cases, "unseen_scanner": plan.unseen_scanner,
+        **figures,
+    }  # fmt: skip
+
+
+def cases(recipe: Recipe) -> list[Case]:
+    """The evaluation scans; every other one on the unseen machine."""
+    plan, seen = recipe.evaluation, recipe.data.scanners
+    if plan.unseen_scanner in seen:
+        raise ValueError(f"scanner '{plan.unseen_scanner}' is among the training's")
+    return [
+        Case(plan.first_seed + n, plan.unseen_scanner if n % 2 else seen[n // 2 % len(seen)], n % 2 == 0)
+        for n in range(plan.cases)
+    ]
+
+
+def dice(truth: NDArray[np.uint8], found: NDArray[np.uint8], label: int) -> float | None:
+    """Overlap of one tissue, 0..1; None when it is in neither."""
+    a, b = truth == label, found == label
+    total = int(a.sum()) + int(b.sum())
+    return None if total == 0 else 2.0 * int((a & b).sum()) / total
+
+
+def scan_case(case: Case, number: int) -> tuple[Volume, SpinePhantom]:
+    """The scan of an evaluation case, and who was scanned."""
+    phantom = draw_phantom(case.phantom_seed)
+    top, bottom, _ = VIEWS[number % len(VIEWS)]
+    machine = scanner(case.scanner)
+    geometry = field_of_view(
+        phantom, VertebralLevel(top), VertebralLevel(bottom), pixels=320, pixel_mm=1.05,
+        slice_mm=max(1.5, machine.spacing_mm), margin_mm=30.0, offset_mm=(0.0, -45.0),
+    )  # fmt: skip
+    contrast = (None, None, "venous")[number % 3]
+    hounsfield, _ = scan(phantom, machine, geometry, seed=case.phantom_seed, contrast=contrast)
+    uids = tuple(uid_from(f"{case} {k}") for k in range(geometry.shape[0]))
+    return Volume(geometry, hounsfield, uid_from(str(case)), uids), phantom
+
+
+def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
+    rows = []
+    for number, case in enumerate(cases(recipe)):
+        volume, phantom = scan_case(case, number)
+        found = segment(volume, session, SegmentationOptions())
+        truth = rasterise(phantom, found.geometry).labels
+        scores = {name: dice(truth, found.labels, n) for n, name in enumerate(found.tissues) if n}
+        rows.append({"seed": case.phantom_seed, "scanner": case.scanner, "seen": case.seen,
+                     "view": VIEWS[number % len(VIEWS)][2], "dice": scores})  # fmt: skip
+    names = [name for name in session.manifest.labels if name != "background"]
+    means = {
+        group: {name: _mean([row["dice"][name] for row in rows if wanted(row)]) for name in names}
+        for group, wanted in (("all", lambda row: True), ("seen", lambda row: row["seen"]), ("unseen", lambda row: not row["seen"]))
+    }  # fmt: skip
+    worst = min(row["dice"]["vertebral_body"] for row in rows)
+    return {"dice": means, "worst_vertebral_body": worst, "scans": rows}
+
+
+def _density(recipe: Recipe, session: Session) -> dict[str, Any]:
+    manifest = session.manifest
+    truth, found, seen = [], [], []
+    for case in cases(recipe):
+        rng = np.random.default_rng([case.phantom_seed, 3])
+        crops, density = draw_crops(recipe, case.phantom_seed, case.scanner, rng, 0)
+        if not len(density):
+            continue
+        images = np.stack([manifest.normalise(crop.astype(np.float32)) for crop in crops])[:, None]
+        output = session.infer(np.ascontiguousarray(images))[:, 0] * manifest.output_scale + manifest.output_offset
+        truth += list(density)
+        found += list(output)
+        seen += [case.seen] * len(density)
+    t, f, s = np.asarray(truth, dtype=float), np.asarray(found, dtype=float), np.asarray(seen)
+    groups = {"all": np.ones_like(s), "seen": s, "unseen": ~s}
+    return {"density": {name: _agreement(t[at], f[at]) for name, at in groups.items()}}
+
+
+def _agreement(truth: NDArray[np.float64], found: NDArray[np.float64]) -> dict[str, float]:
+    """MAE, RMSE, bias and the limits of agreement in mg/cm3, and Pearson's r."""
+    error = found - truth
+    spread = 1.96 * float(error.std(ddof=1))
+    bias = float(error.mean())
+    return {
+        "vertebrae": len(truth), "mae": _round(np.abs(error).mean()), "rmse": _round(np.sqrt((error**2).mean())),
+        "bias": _round(bias), "low": _round(bias - spread), "high": _round(bias + spread),
+        "r": _round(np.corrcoef(truth, found)[0, 1], 4),
+    }  # fmt: skip
+
+
+def write_figures(figures: dict[str, Any], folder: Path) -> Path:
+    """Keep figures as JSON and put their table into the model's card, between its two marks.
+
+    Args:
+        folder: of the cards; `<model>.md` must be there with the marks in it.
+
+    Raises:
+        ValueError: the card has no place for figures.
+    """
+    card = folder / f"{figures['model']}.md"
+    text = card.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"card '{card.name}' has no place for figures: '{BEGIN}' ... '{END}'")
+    (folder / f"{figures['model']}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    card.write_text(f"{before}{BEGIN}\n\n{table(figures)}\n\n{END}{after}", encoding="utf-8")
+    return card
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Figures as a Markdown table."""
+    unseen = f"unseen scanner ({figures['unseen_scanner']})"
+    about = (f"{figures['cases']} scans of phantoms with seeds from {figures['first_seed']}, version {figures['version']}, "
+             f"weights `{figures['sha256'][:12]}`, {figures['backend']}.")  # fmt: skip
+    if "dice" in figures:
+        names = list(figures["dice"]["all"])
+        lines = [f"| Dice | all | scanners of the training | {unseen} |", "|---|---|---|---|"]
+        lines += [f"| {name} | " + " | ".join(_cell(figures["dice"][group][name]) for group in ("all", "seen", "unseen")) + " |"
+                  for name in names]  # fmt: skip
+        lines.append(f"\nWorst scan's vertebral bodies: {_cell(figures['worst_vertebral_body'])}.")
+    else:
+        lines = [
+            "| mg/cm3 | vertebrae | MAE | RMSE | bias | limits of agreement | r |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for group, name in (("all", "all"), ("seen", "scanners of the training"), ("unseen", unseen)):
+            one = figures["density"][group]
+            lines.append(f"| {name} | {one['vertebrae']} | {one['mae']} | {one['rmse']} | {one['bias']} | "
+                         f"{one['low']} .. {one['high']} | {one['r']} |")  # fmt: skip
+    return "\n".join([about, "", *lines])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return _round(float(np.mean(present)), 4) if present else None
+
+
+def _round(value: float, digits: int = 2) -> float:
+    return round(float(value), digits)
+
+
+def _cell(value: float | None) -> str:
+    return "not in view" if value is None else f"{value:.3f}"

@@ -1,0 +1,78 @@
+"""
+The bench where a recipe becomes a package: cases, training, export, each in its place and resumable.
+
+Everything lies in one folder a recipe outside the package: `cases/` or `crops/`, `checkpoint.pt`,
+`weights.onnx`. An interrupted step goes on where it stopped.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.runtime.manifest import ModelPackage
+from exporters.packages import package_reference
+from exporters.reference.density_crops import draw_crops, write_crops
+from exporters.reference.recipe import Recipe
+from exporters.reference.scanner import scanner
+from exporters.reference.spine_cases import draw_case, write_case
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+def bench_of(workshop: Path, recipe: Recipe) -> Path:
+    """The folder of a recipe."""
+    return workshop / recipe.name
+
+
+def prepare(recipe: Recipe, bench: Path, *, processes: int, progress: Progress) -> None:
+    """Draw all cases of a recipe that are not there yet."""
+    spine = recipe.task == "spine_segmentation"
+    folder = bench / ("cases" if spine else "crops")
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = partial(write_case if spine else write_crops, folder, recipe)
+    with ProcessPoolExecutor(processes) as pool:
+        for done, _ in enumerate(pool.map(draw, range(recipe.data.cases)), start=1):
+            progress(done, recipe.data.cases)
+
+
+def package(recipe: Recipe, bench: Path, models: Path) -> ModelPackage:
+    """Export the last checkpoint's averaged network, hold it against the network, and make its package.
+
+    Raises:
+        UnusableModel: the export strays beyond the recipe's bound.
+    """
+    from exporters.reference.training import load_average
+    from exporters.to_onnx import as_function, export
+
+    network = load_average(recipe, bench)
+    weights = bench / "weights.onnx"
+    export(network, recipe.manifest.input_shape, weights)
+    return package_reference(recipe, weights, as_function(network), parity_images(recipe), models)
+
+
+def parity_images(recipe: Recipe, count: int = 3) -> NDArray[np.float32]:
+    """Normalised inputs (N, 1, K, J, I) from phantoms of the evaluation's range."""
+    low, high = recipe.manifest.hounsfield_window
+    shape = recipe.manifest.input_shape
+    rng = np.random.default_rng([recipe.seed, 9])
+    images: list[NDArray[np.generic]] = []
+    number = recipe.evaluation.first_seed - recipe.data.first_seed
+    while len(images) < count:
+        if recipe.task == "spine_segmentation":
+            soft, mineral, _ = draw_case(recipe, number)
+            whole = soft + 1.33 * mineral
+            short = [max(0, want - have) for want, have in zip(shape, whole.shape, strict=True)]
+            whole = np.pad(whole, [(0, n) for n in short], constant_values=-1024)
+            start = [(have - want) // 2 for have, want in zip(whole.shape, shape, strict=True)]
+            images.append(whole[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))])
+        else:
+            key = scanner(recipe.data.scanners[0]).key
+            images += list(draw_crops(recipe, recipe.evaluation.first_seed + number, key, rng, 0)[0])
+        number += 1
+    stacked = np.stack(images[:count]).astype(np.float32)[:, None]
+    return np.asarray((np.clip(stacked, low, high) - low) * (2.0 / (high - low)) - 1.0, dtype=np.float32)
