@@ -10,8 +10,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine.loading.headers import read_header, series_of
+from engine.loading.headers import read_header
 from engine.records import SeriesRef
+from engine.series import series_of
 
 KEY = b"a secret of the site"
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
