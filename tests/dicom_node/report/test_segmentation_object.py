@@ -1,0 +1,128 @@
+"""The segmentation holds exactly the measured voxels, where they are in the patient, and no empty frame."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from highdicom.seg import segread
+from pydicom import Dataset, dcmread
+
+from dicom_node.report.options import ReportOptions
+from dicom_node.report.segmentation_object import build_segmentation, measured_cores, tracking_name
+from dicom_node.report.source_headers import read_source
+from engine.records import VertebralLevel
+from engine.volume import Geometry, Segmentation, Volume
+
+
+@pytest.mark.parametrize("case", ["series", "thick", "turned"])
+def test_the_voxels_are_the_measured_ones(case, written, request):
+    analysis = request.getfixturevalue(case)
+    segmentation = segread(written(analysis)["seg"])
+    masks = segmentation.get_pixels_by_source_instance(
+        list(analysis.volume.sop_instance_uids), assert_missing_frames_are_empty=True, ignore_spatial_locations=True
+    )
+    for number, level in enumerate(analysis.result.levels, start=1):
+        expected = analysis.trabecular.labels == analysis.trabecular.segments.index(level) + 1
+        assert np.array_equal(masks[..., number - 1], expected)
+        assert segmentation.get_segment_description(number).segment_label == tracking_name(level)
+
+
+@pytest.mark.parametrize("case", ["series", "turned"])
+def test_frames_lie_where_the_voxels_are_in_the_patient(case, written, request):
+    analysis = request.getfixturevalue(case)
+    segmentation = dcmread(written(analysis)["seg"])
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    axes = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
+    step = float(shared.PixelMeasuresSequence[0].SpacingBetweenSlices)
+    assert step == pytest.approx(analysis.volume.geometry.spacing_mm[0])
+    found: dict[int, list[np.ndarray]] = {}
+    for mask, frame in zip(segmentation.pixel_array, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        corner = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        rows, columns = np.nonzero(mask)
+        points = corner + columns[:, None] * spacing[1] * axes[0] + rows[:, None] * spacing[0] * axes[1]
+        found.setdefault(int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber), []).append(points)
+    for number, level in enumerate(analysis.result.levels, start=1):
+        label = analysis.trabecular.segments.index(level) + 1
+        expected = analysis.trabecular.geometry.to_patient(
+            np.argwhere(analysis.trabecular.labels == label).astype(float)
+        )
+        points = np.concatenate(found[number])
+        assert np.allclose(points[np.lexsort(points.T.round(3))], expected[np.lexsort(expected.T.round(3))], atol=0.01)
+
+
+def test_no_frame_is_empty_and_only_their_slices_are_referred_to(series, written):
+    segmentation = dcmread(written(series)["seg"])
+    assert segmentation.pixel_array.reshape(segmentation.NumberOfFrames, -1).any(axis=1).all()
+    first, last = np.flatnonzero(series.trabecular.labels.any(axis=(1, 2)))[[0, -1]]
+    (reference,) = segmentation.ReferencedSeriesSequence
+    referred = {item.ReferencedSOPInstanceUID for item in reference.ReferencedInstanceSequence}
+    assert referred == set(series.volume.sop_instance_uids[first : last + 1])
+    assert segmentation.FrameOfReferenceUID == dcmread(series.series.instances[0].path).FrameOfReferenceUID
+
+
+def test_a_level_without_a_core_has_no_segment_and_numbers_stay_dense(series, written):
+    labels = series.trabecular.labels.copy()
+    labels[labels == 2] = 0
+    fewer = replace(series, trabecular=replace(series.trabecular, labels=labels))
+    segmentation = dcmread(written(fewer)["seg"])
+    kept = [level for n, level in enumerate(series.result.levels, start=1) if n != 2]
+    assert [item.SegmentNumber for item in segmentation.SegmentSequence] == list(range(1, len(kept) + 1))
+    assert [item.SegmentLabel for item in segmentation.SegmentSequence] == [tracking_name(level) for level in kept]
+
+
+def test_without_any_core_there_is_no_segmentation(without_cores, written):
+    assert set(written(without_cores)) == {"sr"}
+
+
+def test_without_a_frame_of_reference_there_is_no_segmentation(series, changed, written):
+    def lose(dataset: Dataset) -> None:
+        del dataset.FrameOfReferenceUID
+
+    assert set(written(changed(lose))) == {"sr"}
+
+
+def test_a_single_segment_is_written_too(thick, written):
+    alone = replace(thick, result=replace(thick.result, levels=(VertebralLevel.L2,), quality_flags=()))
+    (segment,) = dcmread(written(alone)["seg"]).SegmentSequence
+    assert segment.SegmentLabel == "L2 trabecular core"
+
+
+@pytest.mark.slow
+def test_a_long_series_is_written_within_ten_seconds(series, tmp_path):
+    """450 slices of 512 x 512 with 17 levels; headers only, as the report reads them."""
+    levels = tuple(level for level in VertebralLevel if level not in ("L6", "S1"))
+    geometry = Geometry((450, 512, 512), (1.0, 0.8, 0.8), (0.0, 0.0, 0.0), series.volume.geometry.direction)
+    labels = np.zeros(geometry.shape, dtype=np.uint8)
+    for n in range(len(levels)):
+        labels[10 + 25 * n : 28 + 25 * n, 240:275, 230:285] = len(levels) - n
+    template = dcmread(series.series.instances[0].path, stop_before_pixels=True)
+    instances = []
+    for k in range(450):
+        template.SOPInstanceUID, template.Rows, template.Columns = f"1.2.3.{k + 1}", 512, 512
+        template.ImagePositionPatient, template.PixelSpacing = [0, 0, float(k)], [0.8, 0.8]
+        template.save_as(tmp_path / f"{k}.dcm")
+        uid = str(template.SOPInstanceUID)
+        instances.append(replace(series.series.instances[0], sop_instance_uid=uid, path=str(tmp_path / f"{k}.dcm")))
+    long = replace(
+        series,
+        series=replace(series.series, instances=tuple(instances)),
+        volume=Volume(
+            geometry, labels.view(np.int8).astype(np.int16), "1.2", tuple(i.sop_instance_uid for i in instances)
+        ),
+        trabecular=Segmentation(geometry, labels, levels),
+        result=replace(series.result, levels=levels),
+    )
+    began = time.perf_counter()
+    cores = measured_cores(long)
+    source = read_source(long, range(cores.start, cores.start + len(cores.labels)))
+    segmentation = build_segmentation(long, cores, source, ReportOptions())
+    assert time.perf_counter() - began < 10
+    assert segmentation.NumberOfFrames == 17 * 18
+
+
+def test_an_unnamed_core_is_not_reported(series):
+    unnamed = replace(series.trabecular, segments=(None, *series.trabecular.segments[1:]))
+    found = measured_cores(replace(series, trabecular=unnamed))
+    assert found.levels == series.result.levels[1:]

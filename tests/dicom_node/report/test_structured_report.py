@@ -1,0 +1,230 @@
+"""What was measured stands in the report, nothing else does, and each number leads back to its voxels."""
+
+from dataclasses import replace
+
+import pytest
+from highdicom.sr import srread
+from highdicom.sr.utils import find_content_items
+from pydicom import Dataset, dcmread
+from pydicom.sr.coding import Code
+
+from dicom_node.report import codes
+from dicom_node.report.options import RESEARCH_ONLY, ReportOptions
+from dicom_node.report.structured_report import why_withheld
+from dicom_node.report.uids import device_uid, model_uid, report_uid
+from engine.records import BoneFinding, Evaluation, Quantity, Reason, VertebralLevel
+
+
+def groups_of(path):
+    """Level (None: the patient) to measurement group, whatever its template."""
+    content = srread(path).content
+    groups = [*content.get_volumetric_roi_measurement_groups(), *content.get_image_measurement_groups()]
+    sites = {codes.LEVELS[level]: level for level in VertebralLevel}
+    return {
+        None if group.finding_type == codes.BONE_DENSITY else sites[group.finding_sites[0].value]: group
+        for group in groups
+    }
+
+
+def numbers_of(group, level):
+    """Quantity to value, unit and model."""
+    found = {}
+    for measurement in group.get_measurements():
+        for quantity, said in codes.QUANTITIES.items():
+            derivation = codes.MEAN if quantity is Quantity.VOLUMETRIC_BMD and level is None else said.derivation
+            if measurement.name == said.concept and measurement.derivation == derivation:
+                items = {
+                    str(item.ConceptNameCodeSequence[0].CodeMeaning): item for item in measurement[0].ContentSequence
+                }
+                model = f"{items['Algorithm Name'].TextValue}@{items['Algorithm Version'].TextValue}"
+                assert quantity not in found
+                found[quantity] = (measurement.value, measurement.unit.value, model)
+    return found
+
+
+def words_of(group):
+    """(name, value) codes of the qualitative evaluations."""
+    return [(one.name, one.value) for one in group.get_qualitative_evaluations()]
+
+
+def code_items(path, name: Code):
+    return list(find_content_items(dcmread(path), name=name, recursive=True))
+
+
+@pytest.mark.parametrize("case", ["series", "withheld", "without_cores", "thick", "turned"])
+def test_every_number_is_read_back_and_none_is_invented(case, written, request):
+    analysis = request.getfixturevalue(case)
+    groups = groups_of(written(analysis)["sr"])
+    assert set(groups) == {*analysis.result.levels, None}
+    for level, group in groups.items():
+        expected = {
+            m.quantity: (pytest.approx(m.value, abs=0.005001), m.quantity.ucum, m.model)
+            for m in analysis.result.measurements
+            if m.finding_site == level
+        }
+        found = numbers_of(group, level)
+        assert found == expected
+        assert len(group.get_measurements()) == len(expected)
+
+
+def test_the_class_stands_beside_its_density(series, written):
+    groups = groups_of(written(series)["sr"])
+    for level in (VertebralLevel.L1, VertebralLevel.L2, None):
+        assert (codes.DENSITY_CLASS, codes.FINDINGS[BoneFinding.OSTEOPENIA]) in words_of(groups[level])
+    assert codes.DENSITY_CLASS not in [name for name, _ in words_of(groups[VertebralLevel.L4])]
+
+
+@pytest.mark.parametrize("finding", BoneFinding)
+def test_each_class_has_its_word(finding, series, written):
+    said = replace(series, result=replace(series.result, evaluations=(Evaluation(finding, None, "vbmd@1"),)))
+    assert (codes.DENSITY_CLASS, codes.FINDINGS[finding]) in words_of(groups_of(written(said)["sr"])[None])
+
+
+def test_the_levels_that_went_in_and_the_policy_are_named(series, written):
+    path = written(series)["sr"]
+    patient = groups_of(path)[None]
+    assert [site.value for site in patient.finding_sites] == [
+        codes.LEVELS[level] for level in series.result.aggregated_levels
+    ]
+    assert [item.TextValue for item in code_items(path, codes.POLICY)] == [series.result.policy]
+
+
+def test_flags_are_said_where_they_belong(series, written):
+    groups = groups_of(written(series)["sr"])
+    assert words_of(groups[VertebralLevel.L2])[-1] == (codes.QUALITY_FINDING, codes.reason_code(Reason.DENSE_FOCUS))
+    assert (codes.QUALITY_FINDING, codes.reason_code(Reason.NEAR_CUT)) in words_of(groups[None])
+    assert words_of(groups[VertebralLevel.L3]) == [
+        (codes.DENSITY_WITHHELD, codes.reason_code(Reason.DENSITY_IMPLAUSIBLE))
+    ]
+    assert words_of(groups[VertebralLevel.L4]) == []
+
+
+def test_a_withheld_density_is_replaced_by_its_reason(withheld, written):
+    groups = groups_of(written(withheld)["sr"])
+    for group in groups.values():
+        assert (codes.DENSITY_WITHHELD, codes.reason_code(Reason.CONTRAST)) in words_of(group)
+    assert why_withheld(withheld.result, None) == (Reason.CONTRAST,)
+
+
+def test_why_nothing_could_be_measured_is_said(without_cores, written):
+    groups = groups_of(written(without_cores)["sr"])
+    assert (codes.DENSITY_WITHHELD, codes.reason_code(Reason.NO_ELIGIBLE_LEVEL)) in words_of(groups[None])
+    assert (codes.DENSITY_WITHHELD, codes.reason_code(Reason.CORE_TOO_SMALL)) in words_of(groups[VertebralLevel.L1])
+
+
+@pytest.mark.parametrize("case", ["series", "thick", "turned"])
+def test_a_group_points_at_its_segment(case, written, request):
+    analysis = request.getfixturevalue(case)
+    paths = written(analysis)
+    segmentation = dcmread(paths["seg"])
+    described = {item.SegmentNumber: item for item in segmentation.SegmentSequence}
+    report = srread(paths["sr"])
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    assert len(groups) == len(described) == len(analysis.result.levels)
+    for group in groups:
+        (reference,) = group.referenced_segment[0].ReferencedSOPSequence
+        segment = described[reference.ReferencedSegmentNumber]
+        assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
+        assert (group.tracking_uid, group.tracking_identifier) == (segment.TrackingUID, segment.TrackingID)
+        type_code = segment.SegmentedPropertyTypeCodeSequence[0]
+        assert group.finding_sites[0].value == Code(type_code.CodeValue, type_code.CodingSchemeDesignator, "")
+
+
+@pytest.mark.parametrize("case", ["series", "without_cores"])
+def test_the_evidence_is_the_analysed_images_and_the_segmentation(case, written, request):
+    analysis = request.getfixturevalue(case)
+    paths = written(analysis)
+    report = dcmread(paths["sr"])
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    listed = {
+        series.SeriesInstanceUID: {item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence}
+        for series in study.ReferencedSeriesSequence
+    }
+    expected = {analysis.series.series_instance_uid: set(analysis.volume.sop_instance_uids)}
+    if "seg" in paths:
+        segmentation = dcmread(paths["seg"])
+        expected[segmentation.SeriesInstanceUID] = {segmentation.SOPInstanceUID}
+    assert study.StudyInstanceUID == analysis.series.study_instance_uid
+    assert listed == expected
+    used = {
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in find_content_items(report, value_type="IMAGE", recursive=True)
+    }
+    assert used <= set.union(*listed.values())
+
+
+def test_the_library_lists_one_slice_a_level(series, written):
+    report = dcmread(written(series)["sr"])
+    images = [str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in code_items_of(report, "Source")]
+    assert len(images) == len(set(images)) == len(series.result.levels)
+    for level, uid in zip(series.result.levels, images, strict=True):
+        number = series.trabecular.segments.index(level) + 1
+        assert (series.trabecular.labels[series.volume.sop_instance_uids.index(uid)] == number).any()
+
+
+def code_items_of(report, meaning):
+    found = find_content_items(report, value_type="IMAGE", recursive=True)
+    return [item for item in found if item.ConceptNameCodeSequence[0].CodeMeaning == meaning]
+
+
+def test_the_warning_stands_in_the_document_as_long_as_a_model_is_for_research(series, written):
+    path = written(series)["sr"]
+    assert [item.TextValue for item in code_items(path, codes.COMMENT)] == [RESEARCH_ONLY]
+    assert "research only" in dcmread(path).SeriesDescription
+    released = tuple(replace(model, reference_only=False) for model in series.result.models)
+    path = written(replace(series, result=replace(series.result, models=released)))["sr"]
+    assert code_items(path, codes.COMMENT) == []
+    assert "research" not in dcmread(path).SeriesDescription
+
+
+def test_it_is_unverified_and_says_who_made_it(series, written):
+    path = written(series)["sr"]
+    report = dcmread(path)
+    assert (report.CompletionFlag, report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+    (observer,) = find_content_items(report, value_type="UIDREF", name=Code("121012", "DCM", "Device Observer UID"))
+    assert device_uid(series.result) == observer.UID
+    equipment = {item.ManufacturerModelName: item for item in report.ContributingEquipmentSequence}
+    for model in series.result.models:
+        assert equipment[model.name].DeviceUID == model_uid(model)
+        assert model.sha256 in list(equipment[model.name].SoftwareVersions)
+    assert series.series.manufacturer_model_name in equipment
+
+
+def test_the_procedure_is_the_sources_own_where_it_has_one(series, changed, written):
+    def name_procedure(dataset):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "CTABD", "99SITE", "CT Abdomen"
+        dataset.ProcedureCodeSequence = [item]
+
+    name = Code("121058", "DCM", "Procedure reported")
+    (said,) = code_items(written(series)["sr"], name)
+    assert said.ConceptCodeSequence[0].CodeValue == codes.CT_PROCEDURE.value
+    (said,) = code_items(written(changed(name_procedure))["sr"], name)
+    assert said.ConceptCodeSequence[0].CodeMeaning == "CT Abdomen"
+
+
+def test_the_time_is_the_analysis_own(series, changed, written):
+    def far_east(dataset):
+        dataset.TimezoneOffsetFromUTC = "+0900"
+
+    report = dcmread(written(changed(far_east))["sr"])
+    assert (report.ContentDate, report.ContentTime) == ("20261121", "190507.123456")
+    assert report.TimezoneOffsetFromUTC == "+0900"
+
+
+def test_uids_are_the_promised_ones(series, written):
+    for kind, path in written(series, ReportOptions()).items():
+        written_object = dcmread(path, stop_before_pixels=True)
+        assert written_object.SOPInstanceUID == report_uid(kind, series.series, series.result)
+        assert written_object.SeriesInstanceUID == report_uid(f"{kind} series", series.series, series.result)
+        assert written_object.StudyInstanceUID == series.series.study_instance_uid
+
+
+def test_an_unknown_thickness_is_not_made_up(series, changed, written):
+    def lose(dataset):
+        del dataset.SliceThickness
+
+    paths = written(changed(lose))
+    assert code_items(paths["sr"], codes.SLICE_THICKNESS) == []
+    shared = dcmread(paths["seg"]).SharedFunctionalGroupsSequence[0]
+    assert float(shared.PixelMeasuresSequence[0].SliceThickness) == series.volume.geometry.spacing_mm[0]
