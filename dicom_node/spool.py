@@ -163,11 +163,12 @@ class Spool:
         """Move a stored instance out of the way for good; it is durable there when this returns.
 
         Raises:
-            StorageFull: the disk does not take the change.
+            StorageFull: the disk does not take the change, or there is no such file.
         """
         aside = self.folder / "quarantine"
         with _as_storage_full():
-            path.rename(aside / f"{path.stem}-{time.time_ns()}.dcm")
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            path.rename(aside / f"{path.stem}-{sha256[:16]}.dcm")  # one that came again replaces itself
             sync_folder(aside)
             sync_folder(path.parent)
 

@@ -1,0 +1,71 @@
+"""
+What is looked at before an instance is accepted: its identifiers, whether they are those of the command, and its end.
+
+No pixel is decoded. What is accepted here can be registered; whether it can be analysed is asked later.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+from engine.errors import UnreadableInstance
+from engine.loading.elements import Elements, fragments, read_elements
+from engine.loading.headers import header_from
+from engine.records import InstanceHeader, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a C-STORE request says of the data set that follows it."""
+
+    abstract_syntax: str  # of the presentation context that it came in
+    sop_class_uid: str  # Affected SOP Class UID
+    sop_instance_uid: str  # Affected SOP Instance UID
+
+
+def inspect(content: bytes, command: Command, pseudonym_key: bytes) -> InstanceHeader:
+    """The header of an instance that may be accepted.
+
+    Args:
+        content: a whole DICOM file.
+
+    Raises:
+        UnreadableInstance: its header can't be read, lacks an identifier or has one that is no UID; the command speaks
+            of another instance; or the pixel data are cut short.
+    """
+    elements, header = read_content(content, pseudonym_key)
+    if header.sop_instance_uid != command.sop_instance_uid:
+        raise UnreadableInstance(Reason.COMMAND_MISMATCH, "command and data set name different instances")
+    if not header.sop_class_uid == command.sop_class_uid == command.abstract_syntax:
+        raise UnreadableInstance(Reason.COMMAND_MISMATCH, "command, context and data set name different SOP classes")
+    _refuse_cut_pixels(content, elements)
+    return header
+
+
+def read_content(content: bytes, pseudonym_key: bytes) -> tuple[Elements, InstanceHeader]:
+    """What a file's header holds, and what it says.
+
+    Raises:
+        UnreadableInstance: it can't be read, lacks an identifier or has one that is no UID.
+    """
+    try:
+        elements = read_elements(BytesIO(content), len(content))
+        return elements, header_from(elements, pseudonym_key)
+    except UnreadableInstance:
+        raise
+    except Exception as bad:  # whatever hostile bytes bring about; the cause may quote them, so it is cut off
+        raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
+
+
+def _refuse_cut_pixels(content: bytes, elements: Elements) -> None:
+    """Pixel data that end before they should were cut on the way: the sender has the rest, and can send it again."""
+    pixels = elements.pixel_data
+    if pixels is None:
+        return
+    if pixels.length is not None:
+        if pixels.offset + pixels.length > len(content):
+            raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the pixel data are cut short")
+        return
+    try:
+        fragments(BytesIO(content), len(content), pixels)
+    except UnreadableInstance:
+        raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the fragments of the pixel data are cut short") from None
