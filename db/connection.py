@@ -220,10 +220,8 @@ def _translated(failed: DBAPIError, shown: str) -> Exception:
         return DatabaseUnavailable(f"{shown} can't be opened; do file and folder belong to this user?")
     if code.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DeploymentError(f"{shown} can't be used: {_SQLITE_WORDS[code.split('_')[1]]}")
-    if state.startswith("28") or state == "3D000":
-        return DeploymentError(f"{shown} refuses us ({_POSTGRESQL_WORDS.get(state, 'user or password')})")
     if failed.connection_invalidated or state.startswith(("08", "57P", "53")) or _never_connected(cause):
-        return DatabaseUnavailable(f"{shown} can't be reached or went away{f' ({state})' if state else ''}")
+        return DatabaseUnavailable(f"{shown} can't be reached or went away{_server_words(cause, state)}")
     constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
     where = f", constraint {constraint}" if constraint else ""
     return StatementFailed(f"{type(cause).__name__} ({state or code or 'no code'}{where})")
@@ -236,9 +234,16 @@ _SQLITE_WORDS = {
     "CORRUPT": "the file is damaged; restore it from a backup",
     "NOTADB": "the file is no SQLite database",
 }
-_POSTGRESQL_WORDS = {"3D000": "there is no such database", "28P01": "the password is wrong"}
 
 
 def _never_connected(cause: BaseException | None) -> bool:
-    """A connection that was never made has no SQLSTATE: psycopg's OperationalError, and the timeout below it."""
-    return type(cause).__name__ in ("OperationalError", "ConnectionTimeout") and not getattr(cause, "sqlstate", None)
+    """Of a connection that was never made psycopg knows no SQLSTATE."""
+    return type(cause).__module__.startswith("psycopg") and not getattr(cause, "sqlstate", None)
+
+
+def _server_words(cause: BaseException | None, state: str) -> str:
+    """What a server says at the door, such as that a password is wrong; it knows no value of ours yet."""
+    if state or not _never_connected(cause):
+        return f" ({state})" if state else ""
+    said = str(cause).partition("FATAL:")[2].strip().splitlines()
+    return f": {said[0]}" if said else ""

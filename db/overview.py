@@ -136,19 +136,18 @@ def explain(
     about = connection.execute(sa.select(study).where(study.c.study_instance_uid == study_instance_uid)).first()
     if about is None:
         return None
+    n_instances = sa.select(sa.func.count(instance.c.id)).where(instance.c.series_id == series.c.id).scalar_subquery()
     rows = connection.execute(
         sa.select(
             series,
-            sa.select(sa.func.count(instance.c.id))
-            .where(instance.c.series_id == series.c.id)
-            .scalar_subquery()
-            .label("n"),
+            n_instances.label("n_instances"),
             selection.c.id.label("selection_id"),
             selection.c.reason.label("not_selected"),
             selection.c.score,
             job.c.state.label("job_state"),
             job.c.attempts,
         )
+        .select_from(series)
         .outerjoin(selection, _latest(selection, selection.c.study_revision, program))
         .outerjoin(job, _latest(job, job.c.revision, program))
         .where(series.c.study_id == about.id)

