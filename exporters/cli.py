@@ -76,7 +76,7 @@ def evaluate(
 @app.command()
 def adopt(
     weights: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An ONNX file, weights inside.")],
-    manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its manifest; the checksum is written for you.")],
+    manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its manifest; the checksum is added.")],
     models: Annotated[Path, typer.Option(help="Your model folder, as named in the node's configuration.")],
 ) -> None:  # fmt: skip
     """Check a model of your own, run it once, and put it into a model folder."""

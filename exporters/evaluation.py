@@ -85,7 +85,7 @@ def scan_case(case: Case, number: int) -> tuple[Volume, SpinePhantom]:
 
 
 def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, case in enumerate(cases(recipe)):
         volume, phantom = scan_case(case, number)
         found = segment(volume, session, SegmentationOptions())
@@ -94,12 +94,15 @@ def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
         rows.append({"seed": case.phantom_seed, "scanner": case.scanner, "seen": case.seen,
                      "view": VIEWS[number % len(VIEWS)][2], "dice": scores})  # fmt: skip
     names = [name for name in session.manifest.labels if name != "background"]
+    groups = {
+        "all": rows,
+        "seen": [row for row in rows if row["seen"]],
+        "unseen": [row for row in rows if not row["seen"]],
+    }
     means = {
-        group: {name: _mean([row["dice"][name] for row in rows if wanted(row)]) for name in names}
-        for group, wanted in (("all", lambda row: True), ("seen", lambda row: row["seen"]), ("unseen", lambda row: not row["seen"]))
-    }  # fmt: skip
-    worst = min(row["dice"]["vertebral_body"] for row in rows)
-    return {"dice": means, "worst_vertebral_body": worst, "scans": rows}
+        group: {name: _mean([row["dice"][name] for row in some]) for name in names} for group, some in groups.items()
+    }
+    return {"dice": means, "worst_vertebral_body": min(row["dice"]["vertebral_body"] for row in rows), "scans": rows}
 
 
 def _density(recipe: Recipe, session: Session) -> dict[str, Any]:
@@ -154,13 +157,14 @@ def write_figures(figures: dict[str, Any], folder: Path) -> Path:
 def table(figures: dict[str, Any]) -> str:
     """Figures as a Markdown table."""
     unseen = f"unseen scanner ({figures['unseen_scanner']})"
-    about = (f"{figures['cases']} scans of phantoms with seeds from {figures['first_seed']}, version {figures['version']}, "
-             f"weights `{figures['sha256'][:12]}`, {figures['backend']}.")  # fmt: skip
+    scans = f"{figures['cases']} scans of phantoms with seeds from {figures['first_seed']}"
+    about = f"{scans}, version {figures['version']}, weights `{figures['sha256'][:12]}`, {figures['backend']}."
     if "dice" in figures:
         names = list(figures["dice"]["all"])
         lines = [f"| Dice | all | scanners of the training | {unseen} |", "|---|---|---|---|"]
-        lines += [f"| {name} | " + " | ".join(_cell(figures["dice"][group][name]) for group in ("all", "seen", "unseen")) + " |"
-                  for name in names]  # fmt: skip
+        for name in names:
+            cells = [_cell(figures["dice"][group][name]) for group in ("all", "seen", "unseen")]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append(f"\nWorst scan's vertebral bodies: {_cell(figures['worst_vertebral_body'])}.")
     else:
         lines = [

@@ -41,7 +41,8 @@ def difference(manifest: ModelManifest, expected: NDArray[np.float32], found: ND
     """How far apart two outputs are, by the manifest's metric.
 
     Returns:
-        for "argmax_share" the share of voxels whose class differs; for "max_abs" the largest difference in the output's unit.
+        for "argmax_share" the share of voxels whose class differs; for "max_abs" the largest difference, in the
+        output's unit.
 
     Raises:
         UnusableModel: the metric is not known.

@@ -123,7 +123,7 @@ def _thick(hounsfield: NDArray[np.float32], factor: float) -> NDArray[np.float32
     """As if slices were thicker: averaged along k, then interpolated back."""
     n = hounsfield.shape[0]
     blurred = ndimage.gaussian_filter1d(hounsfield, factor / 2.4, axis=0)
-    few = max(2, int(round(n / factor)))
+    few = max(2, round(n / factor))
     coarse = ndimage.affine_transform(blurred, [(n - 1) / (few - 1), 1, 1], output_shape=(few, *hounsfield.shape[1:]),
                                       order=1)  # fmt: skip
     return np.asarray(

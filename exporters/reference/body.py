@@ -6,120 +6,14 @@ and what surrounds a rib so that the rib can be counted.
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.volume import Geometry, Vector
+from engine.volume import Geometry
 from exporters.reference.canvas import Canvas, Field, Region, capsule, ellipsoid, ring
+from exporters.reference.trunk import SQUARE, Trunk
 from exporters.reference.vertebra import Vertebra, paint_rod
-
-# half width and half depth of the trunk inside its fat, mm, at a level of a man; our choice after adult CT
-GIRTH = {"C5": (58, 62), "C7": (75, 66), "T1": (118, 72), "T2": (138, 84), "T4": (150, 98), "T6": (150, 108),
-         "T8": (148, 112), "T10": (144, 110), "T12": (140, 104), "L2": (136, 98), "L4": (138, 94), "L5": (148, 94),
-         "S1": (158, 98)}  # fmt: skip
-
-
-SQUARE = 0.28  # a trunk is a bit more than an ellipse
-
-
-@dataclass(frozen=True)
-class Trunk:
-    """The soft body of one patient. Curves are sampled along z, upwards."""
-
-    z: tuple[float, ...]
-    half_width: tuple[float, ...]  # of what lies inside the fat
-    half_depth: tuple[float, ...]
-    middle: tuple[Vector, ...]  # of the trunk, inside the fat
-    spine: tuple[Vector, ...]  # centreline
-    body_half: tuple[tuple[float, float], ...]  # half width and depth of the vertebral bodies
-    fat: float  # mm
-    wall: float  # mm of muscle and ribs
-    muscle: float  # HU
-    fat_hu: float
-    liver: float
-    disc: float
-    blood: float
-    lung: float
-    dome: float  # z of the diaphragm's top
-    last_thoracic: float  # z
-    first_thoracic: float
-    sacrum: Vector
-    organ_seed: int
-    arms: bool
-    metal: bool
-    calcified: float  # 0..1
-    table: float  # HU of its shell; 0: no table
-    rib_drop: float
-
-    def at(self, z: Field | float, values: Sequence[float] | NDArray[np.float64]) -> Field:
-        """A curve at heights."""
-        return np.interp(z, self.z, values).astype(np.float32)
-
-
-def draw_trunk(
-    rng: np.random.Generator, sex: str, scale: float, bones: tuple[Vertebra, ...], sacrum: Vertebra, *, metal: float,
-    arms: float,
-) -> Trunk:  # fmt: skip
-    """Draw the soft body around a spine."""
-    by_name = {bone.name: bone for bone in (*bones, sacrum)}
-    names = [name for name in GIRTH if name in by_name]
-    anchors = np.array([by_name[name].centre[2] for name in names])
-    wide, deep = float(rng.uniform(0.88, 1.12)) * scale, float(rng.uniform(0.85, 1.15)) * scale
-    z = np.arange(sacrum.centre[2] - 200, max(bone.centre[2] for bone in bones) + 80, 4.0)
-    half_width = np.interp(z, anchors[::-1], [GIRTH[name][0] * wide for name in names][::-1])
-    half_depth = np.interp(z, anchors[::-1], [GIRTH[name][1] * deep for name in names][::-1])
-    order = sorted((*bones, sacrum), key=lambda bone: bone.centre[2])
-    heights = [bone.centre[2] for bone in order]
-    spine = np.stack([np.interp(z, heights, [bone.centre[axis] for bone in order]) for axis in (0, 1)] + [z], axis=1)
-    half = np.stack([np.interp(z, heights, [bone.width / 2 for bone in order]),
-                     np.interp(z, heights, [bone.depth / 2 for bone in order])], axis=1)  # fmt: skip
-    tips = spine[:, 1] + half[:, 1] + 42 * scale
-    back = _smooth(tips, 25) * 0.6 + 0.4 * tips.max()  # a lying back is flatter than its spine
-    back = np.maximum(back, tips + 2)
-    middle = np.stack([_smooth(spine[:, 0], 20), back - half_depth, z], axis=1)
-    thin = float(rng.uniform(4, 32)) * (1.1 if sex == "F" else 0.9)
-    return Trunk(
-        tuple(z), tuple(half_width), tuple(half_depth), tuple(map(tuple, middle)), tuple(map(tuple, spine)),
-        tuple(map(tuple, half)), thin, float(rng.uniform(12, 18)), float(rng.normal(48, 7)), float(rng.normal(-98, 7)),
-        float(rng.normal(52, 9)), float(rng.normal(78, 10)), float(rng.normal(43, 4)), float(rng.uniform(-870, -740)),
-        float(by_name["T9"].centre[2] + rng.uniform(-12, 15)), by_name["T12"].centre[2], by_name["T1"].centre[2],
-        sacrum.centre, int(rng.integers(2**31)), bool(rng.random() < arms), bool(rng.random() < metal),
-        float(rng.beta(0.5, 1.2)), float(rng.choice([0.0, -300.0, -120.0, 60.0])), float(rng.uniform(0.8, 1.3)),
-    )  # fmt: skip
-
-
-def rib_path(trunk: Trunk, bone: Vertebra, side: int) -> NDArray[np.float64]:
-    """Points along a rib: head, neck, the transverse process, then around the chest wall and down."""
-    from scipy.interpolate import CubicSpline
-
-    number = 13 if bone.name[0] == "L" else int(bone.name[1:])
-    end = (125, 140, 150, 152, 152, 150, 146, 138, 128, 116, 84, 52, 34)[number - 1] * bone.rib
-    drop = (32, 45, 58, 66, 70, 74, 78, 80, 80, 76, 64, 46, 30)[number - 1] * trunk.rib_drop
-    a, b, h = bone.width / 2, bone.depth / 2, bone.height
-    at_top = 0.42 * h if 2 <= number <= 10 else 0.18 * h  # heads of 11 and 12 sit on their own body
-    reach = 0.36 * a + 4.0 + 12 * bone.process
-    start = [bone.point(side * (a + 2.5), 0.62 * b, at_top), bone.point(side * (0.36 * a + 13), b + 7.5, 0.3 * h),
-             bone.point(side * (reach + 7.5), b + 12 + 0.3 * reach, 0.2 * h)]  # fmt: skip
-    angles = np.deg2rad(np.linspace(24, max(end, 30), 9))
-    level = start[-1][2]
-    around = []
-    for angle in angles:
-        z = level - drop * ((angle - angles[0]) / np.deg2rad(140)) ** 1.0 - 3
-        inside = 0.45 * trunk.wall
-        width, depth = trunk.at(z, trunk.half_width) - inside, trunk.at(z, trunk.half_depth) - inside
-        mx, my = (trunk.at(z, [m[axis] for m in trunk.middle]) for axis in (0, 1))
-        sn, cs = np.sin(angle), np.cos(angle)
-        out = (1 - SQUARE) + SQUARE * (sn**4 + cs**4) ** 0.25
-        around.append(np.array([mx + side * width * sn / out, my + depth * cs / out, z]))
-    if around[0][1] < start[-1][1] - 4:  # a deep chest wall: leave the process backwards, not forwards
-        around[0][1] = start[-1][1] - 2
-    points = np.array(start + around)
-    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    steps = np.linspace(0, along[-1], max(8, int(along[-1] / 9)))
-    return np.asarray(CubicSpline(along, points)(steps))
 
 
 def paint_trunk(
@@ -210,15 +104,15 @@ def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: s
     width, depth = trunk.half_width[len(trunk.z) // 2], trunk.half_depth[len(trunk.z) // 2]
     my = float(trunk.at(dome - 80, [m[1] for m in trunk.middle]))
 
-    def blob(centre: Sequence[float], radii: Sequence[float], hu: float) -> None:
+    def blob(centre: Sequence[float], radii: Iterable[float], hu: float) -> None:
         jitter = draw.normal(0, 6, 3)
-        radii = [float(r) * float(draw.uniform(0.85, 1.15)) for r in radii]
+        sizes = [float(r) * float(draw.uniform(0.85, 1.15)) for r in radii]
         at = [float(c) + float(j) for c, j in zip(centre, jitter, strict=True)]
-        region = canvas.region([a - r - 5 for a, r in zip(at, radii, strict=True)],
-                               [a + r + 5 for a, r in zip(at, radii, strict=True)])  # fmt: skip
+        region = canvas.region([a - r - 5 for a, r in zip(at, sizes, strict=True)],
+                               [a + r + 5 for a, r in zip(at, sizes, strict=True)])  # fmt: skip
         if region is None:
             return
-        distance = ellipsoid(region.x, region.y, region.z, at, radii)
+        distance = ellipsoid(region.x, region.y, region.z, at, sizes)
         inside = _depth(trunk, region) + trunk.wall
         canvas.paint(region, np.maximum(distance, inside).astype(np.float32), hu)
 
@@ -237,9 +131,8 @@ def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: s
         kidney = (side * 58.0, my + 0.30 * depth, trunk.last_thoracic - 48 - 8 * (side < 0))
         blob(kidney, (26, 27, 54), 33 + (150 if contrast else 0))
         blob(kidney, (9, 11, 24), trunk.fat_hu * 0.6)
-    blob(
-        (12, my - 0.45 * depth, dome - 5), (62, 45, 48), trunk.blood + (120 if contrast else 0)
-    )  # heart, over the dome
+    heart = trunk.blood + (120 if contrast else 0)
+    blob((12, my - 0.45 * depth, dome - 5), (62, 45, 48), heart)
 
 
 def _muscles(canvas: Canvas, trunk: Trunk) -> None:
@@ -368,9 +261,3 @@ def _enlarged(noise: Field, canvas: Canvas, region: Region) -> Field:
     start = [part.start * factor for part, factor in zip(region.at, factors, strict=True)]
     shape = tuple(part.stop - part.start for part in region.at)
     return np.asarray(ndimage.affine_transform(noise, factors, start, shape, order=1, mode="nearest"), dtype=np.float32)
-
-
-def _smooth(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    from scipy import ndimage
-
-    return np.asarray(ndimage.gaussian_filter1d(values, reach, mode="nearest"))

@@ -16,6 +16,7 @@ from engine.resampling import AIR
 from engine.volume import Box, Geometry, Vector
 
 Field = NDArray[np.float32]
+Number = float | NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def rounded_box(x: Field, y: Field, z: Field, half: Sequence[float], radius: flo
     return np.asarray(outside + inside - radius, dtype=np.float32)
 
 
-def ring(u: Field, v: Field, a: float | Field, b: float | Field, square: float = 0.0) -> tuple[Field, Field]:
+def ring(u: Number, v: Number, a: Number, b: Number, square: float = 0.0) -> tuple[Field, Field]:
     """An ellipse in a plane, drawn out towards its corners by `square` (0: an ellipse, 1: nearly a box).
 
     Returns:

@@ -73,8 +73,11 @@ def draw_crops(
 
 def core_centre(body: NDArray[np.bool_], geometry: Geometry) -> Vector | None:
     """The centre of a body's core, mm in the patient; None when erosion leaves nothing."""
-    depth = ndimage.distance_transform_edt(np.pad(body, 1), sampling=geometry.spacing_mm)[1:-1, 1:-1, 1:-1]
-    core = np.argwhere(depth > EROSION_MM)
+    (box, *_) = (*ndimage.find_objects(body.astype(np.uint8)), None)
+    if box is None:
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(body[box], 1), sampling=geometry.spacing_mm)[1:-1, 1:-1, 1:-1]
+    core = np.argwhere(depth > EROSION_MM) + [part.start for part in box]
     if not len(core):
         return None
     x, y, z = (float(value) for value in geometry.to_patient(core.mean(axis=0)))

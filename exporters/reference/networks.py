@@ -25,7 +25,7 @@ def _convolution(channels: int, into: int, kernel: int, stride: int = 1, act: bo
     return nn.Sequential(*parts)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(nn.Module):  # type: ignore[misc]
     """Three convolutions with fewer channels between, and a way around them."""
 
     def __init__(self, channels: int) -> None:
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
         return y
 
 
-class VBNet(nn.Module):
+class VBNet(nn.Module):  # type: ignore[misc]
     """(N, 1, K, J, I) to logits (N, classes, K, J, I); edges in multiples of 2 ** (stages - 1)."""
 
     def __init__(self, recipe: NetworkRecipe, classes: int) -> None:
@@ -76,7 +76,7 @@ class VBNet(nn.Module):
         return logits
 
 
-class DenseLayer(nn.Module):
+class DenseLayer(nn.Module):  # type: ignore[misc]
     """Adds `growth` channels, read through a bottleneck of four times as many."""
 
     def __init__(self, channels: int, growth: int) -> None:
@@ -92,7 +92,7 @@ class DenseLayer(nn.Module):
         return torch.cat([x, self.inside(x)], dim=1)
 
 
-class DenseNet3d(nn.Module):
+class DenseNet3d(nn.Module):  # type: ignore[misc]
     """(N, 1, K, J, I) to one number (N, 1): the density, scaled as the manifest says."""
 
     def __init__(self, recipe: NetworkRecipe) -> None:

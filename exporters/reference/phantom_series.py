@@ -112,8 +112,9 @@ def write_series(
         uids.append(str(dataset.SOPInstanceUID))
         paths.append(path)
     levels = levels_in_view(phantom, geometry)
-    return SeriesTruth(study, series, tuple(uids), tuple(paths), geometry, machine, levels,
-                       {level: phantom.vbmd[level] for level in levels}, hounsfield, raster.labels, raster.bodies)  # fmt: skip
+    density = {level: phantom.vbmd[level] for level in levels}
+    return SeriesTruth(study, series, tuple(uids), tuple(paths), geometry, machine, levels, density, hounsfield,
+                       raster.labels, raster.bodies)  # fmt: skip
 
 
 def uid_from(text: str) -> str:

@@ -80,8 +80,8 @@ def random_grid(phantom: SpinePhantom, rng: np.random.Generator, spacing_mm: tup
     counts = [max(8, int(size / step)) for size, step in zip((length, deep, wide), spacing_mm, strict=True)]
     origin = (x - counts[2] * spacing_mm[2] / 2, y - counts[1] * spacing_mm[1] / 2, start)
     shift = rng.uniform(-1, 1, 3)
-    return Geometry((counts[0], counts[1], counts[2]), spacing_mm,
-                    (origin[0] + float(shift[0]), origin[1] + float(shift[1]), origin[2] + float(shift[2])), CANONICAL)  # fmt: skip
+    x, y, z = (float(a + b) for a, b in zip(origin, shift, strict=True))
+    return Geometry((counts[0], counts[1], counts[2]), spacing_mm, (x, y, z), CANONICAL)
 
 
 def _fine_grid(grid: Geometry, slice_mm: float, pixel_mm: float) -> Geometry:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from engine.records import VertebralLevel
 from engine.volume import CANONICAL, Geometry, Vector
-from exporters.reference.body import Trunk, draw_trunk, paint_foreground, paint_trunk, rib_path
+from exporters.reference.body import paint_foreground, paint_trunk
 from exporters.reference.canvas import Canvas
+from exporters.reference.trunk import Trunk, draw_trunk, rib_path
 from exporters.reference.vertebra import (
     DISC,
     MARROW_SHELL,
@@ -132,7 +133,8 @@ def draw_phantom(
             float(rng.normal(0, 0.02)), width, depth, height, disc, own, marrow + float(rng.normal(0, 2)),
             MARROW_SHELL * float(rng.uniform(0.8, 1.3)) * (0.6 + 0.4 * density / 120),
             wedge=float(0 if whole else lost), crush=float(lost * 0.6 if whole else 0),
-            osteophyte=spurs * float(rng.uniform(0.2, 1.0)), island=float(rng.uniform(2, 4)) * (rng.random() < odd.bone_island),
+            osteophyte=spurs * float(rng.uniform(0.2, 1.0)),
+            island=float(rng.uniform(2, 4)) * (rng.random() < odd.bone_island),
             rib=share if name in ribbed else 0.0, process=processes * float(rng.uniform(0.9, 1.1)),
         ))  # fmt: skip
     last, lowest = vertebrae[-1], TILTS["S1"]
@@ -197,7 +199,7 @@ def field_of_view(
 
     Args:
         margin_mm: above the upper body and below the lower one.
-        offset_mm: (x, y) from the spine to the centre of the field; the body's centre lies about 45 mm before the spine.
+        offset_mm: (x, y) from the spine to the field's centre; a trunk's centre lies about 45 mm before its spine.
     """
     first, last = phantom.vertebra(top), phantom.vertebra(bottom)
     high = first.centre[2] + first.height / 2 + margin_mm

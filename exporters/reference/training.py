@@ -92,7 +92,11 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def loss_of(recipe: Recipe, output: Tensor, target: Tensor) -> Tensor:
-    """Dice and cross entropy for tissues (Milletari 2016; their sum as in nnU-Net), squared error for density (Peng 2023)."""
+    """Dice and cross entropy for tissues, squared error for density.
+
+    Source:
+        Dice: Milletari et al., 3DV 2016; its sum with cross entropy: nnU-Net (2021); squared error: Peng 2023.
+    """
     if recipe.task == "vertebral_bmd":
         return functional.mse_loss(output, target)
     weights = torch.tensor(CLASS_WEIGHTS, device=output.device)

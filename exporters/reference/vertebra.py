@@ -154,7 +154,7 @@ def paint_body(canvas: Canvas, bone: Vertebra, texture: np.random.Generator) -> 
 def paint_arch(canvas: Canvas, bone: Vertebra) -> None:
     """Paint the posterior elements."""
     reach = bone.width / 2 + 30
-    region = canvas.around([bone.point(0, bone.depth / 2 + 16, -4)], reach + 6)
+    region = canvas.around(bone.point(0, bone.depth / 2 + 16, -4), reach + 6)
     if region is None:
         return
     u, v, w = bone.local(region)
