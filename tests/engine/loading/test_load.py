@@ -1,0 +1,412 @@
+"""A folder becomes the volume that its headers describe, or a typed reason within bounded memory."""
+
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.errors import BadOption, SeriesError
+from engine.loading.headers import read_header
+from engine.loading.load import LoadingOptions, load
+from engine.loading.slices import SliceOptions
+from engine.options import read_options
+from engine.records import InstanceRef, Reason, SeriesRef
+from engine.selection import JPEG_LS
+from engine.series import series_of
+
+OPTIONS = LoadingOptions(threads=2)
+
+
+def expected(k: int, rows: int = 10, columns: int = 9) -> np.ndarray:
+    """HU that the series of these tests has at slice k."""
+    j, i = np.mgrid[:rows, :columns]
+    return 1000 + 100 * k + 7 * j + i - 1024
+
+
+def refusal(series: SeriesRef, options: LoadingOptions = OPTIONS) -> SeriesError:
+    with pytest.raises(SeriesError) as caught:
+        load(series, options)
+    assert "P-1" not in str(caught.value)
+    assert "/" not in str(caught.value)
+    return caught.value
+
+
+def test_a_series_becomes_its_volume(ct):
+    ct.write(12)
+    volume = load(ct.series(), OPTIONS)
+    assert volume.geometry.shape == (12, 10, 9)
+    assert volume.geometry.spacing_mm == (2.0, 0.75, 0.5)
+    assert volume.geometry.origin_mm == (-50.0, -60.0, 100.0)
+    assert volume.hounsfield.dtype == np.int16
+    for k in range(12):
+        np.testing.assert_array_equal(volume.hounsfield[k], expected(k))
+        assert volume.sop_instance_uids[k] == f"1.2.826.0.1.3680043.8.498.{k + 1}"
+
+
+def test_names_and_numbers_of_files_do_not_order_slices(ct):
+    names = [f"{n:03}.dcm" for n in range(12)]
+    random.Random(1).shuffle(names)
+
+    def scramble(dataset, k):
+        dataset.InstanceNumber = 99 - int(names[k][:3])
+
+    ct.write(12, scramble, names=names)
+    series = ct.series()
+    series = replace(series, instances=tuple(sorted(series.instances, key=lambda part: part.path)))
+    volume = load(series, OPTIONS)
+    assert [int(volume.hounsfield[k, 0, 0]) for k in range(12)] == [int(expected(k)[0, 0]) for k in range(12)]
+
+
+def test_slices_from_feet_first_scans_grow_along_their_normal(ct):
+    def feet_first(dataset, k):
+        dataset.ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+        dataset.ImagePositionPatient = [50, -60, 100 - 2 * k]
+
+    ct.write(12, feet_first)
+    volume = load(ct.series(), OPTIONS)
+    assert volume.geometry.direction == ((0, 0, -1), (0, 1, 0), (-1, 0, 0))
+    np.testing.assert_array_equal(volume.hounsfield[3], expected(3))
+    assert volume.geometry.to_patient(np.array([3.0, 0, 2])) == pytest.approx([50 - 1, -60, 94])
+
+
+def test_compressed_slices_give_the_same_volume(ct, tmp_path):
+    ct.write(12)
+    native = load(ct.series(), OPTIONS)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    ct.write(12, transfer_syntax_uid=JPEG_LS, encode=lambda values: imagecodecs.jpegls_encode(values))
+    coded = load(ct.series(), OPTIONS)
+    assert coded.geometry == native.geometry
+    np.testing.assert_array_equal(coded.hounsfield, native.hounsfield)
+
+
+def test_each_slice_has_its_own_rescale(ct):
+    def own(dataset, k):
+        dataset.RescaleSlope, dataset.RescaleIntercept = ("1.5", "-1000.25") if k % 2 else ("1", "-1024")
+
+    ct.write(12, own)
+    volume = load(ct.series(), OPTIONS)
+    np.testing.assert_array_equal(volume.hounsfield[2], expected(2))
+    np.testing.assert_array_equal(volume.hounsfield[3], np.rint((expected(3) + 1024) * 1.5 - 1000.25))
+
+
+PADDED = [
+    # padding value, its range limit, pixel representation, stored values, HU
+    (-2000, None, 1, [-2000, -1999, 0, 50], [-1024, -1024, -1024, -974]),
+    (63536, None, 1, [-2000, 1000, 2000, 2047], [-1024, -24, 976, 1023]),  # -2000 in the wrong VR
+    (4000, None, 0, [4000, 3999, 1000, 0], [2976, 2975, -24, -1024]),  # 2976 HU may be bone or metal: left alone
+    (4095 + 1024, None, 0, [5119, 5118, 0, 0], [-1024, 4094, -1024, -1024]),  # above any tissue
+    (0, None, 0, [0, 1, 1024, 2000], [-1024, -1023, 0, 976]),
+    (5000, 5200, 0, [5000, 5100, 5200, 4999], [-1024, -1024, -1024, 3975]),
+]
+
+
+@pytest.mark.parametrize(("padding", "limit", "representation", "stored", "hounsfield"), PADDED)
+def test_padding_becomes_air(ct, padding, limit, representation, stored, hounsfield):
+    def pad(dataset, k):
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = representation, 16, 15
+        values = np.frombuffer(dataset.PixelData, np.int16).copy()
+        values[:4] = np.array(stored).astype(np.int16 if representation else np.uint16).view(np.int16)
+        dataset.PixelData = values.tobytes()
+        vr = "US" if padding > 32767 or not representation else "SS"
+        dataset.add_new(0x00280120, vr, padding)
+        if limit is not None:
+            dataset.add_new(0x00280121, vr, limit)
+
+    ct.write(12, pad)
+    assert load(ct.series(), OPTIONS).hounsfield[4, 0, :4].tolist() == hounsfield
+
+
+def test_padding_that_is_also_water_leaves_water_alone(ct):
+    def zero(dataset, k):
+        dataset.PixelRepresentation = 1
+        dataset.RescaleIntercept = 0
+        dataset.add_new(0x00280120, "SS", 0)
+        values = np.frombuffer(dataset.PixelData, np.int16) - 1000 - 100 * k
+        dataset.PixelData = values.astype(np.int16).tobytes()
+
+    ct.write(12, zero)
+    assert load(ct.series(), OPTIONS).hounsfield[5, 0, :3].tolist() == [0, 1, 2]
+
+
+def test_hounsfield_units_stay_within_int16(ct):
+    def wide(dataset, k):
+        dataset.BitsStored, dataset.HighBit = 16, 15
+        dataset.RescaleSlope = 3
+        values = np.frombuffer(dataset.PixelData, np.uint16).copy()
+        values[:2] = 65535, 0
+        dataset.PixelData = values.tobytes()
+
+    ct.write(12, wide)
+    assert load(ct.series(), OPTIONS).hounsfield[0, 0, :2].tolist() == [32767, -1024]
+
+
+def test_localizers_and_captures_that_share_the_series_are_left_out(ct):
+    def mixed(dataset, k):
+        if k == 3:
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+            dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+        if k == 5:
+            dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        if k == 7:
+            dataset.ImageType = ["DERIVED", "SECONDARY"]
+        dataset.ImagePositionPatient = [-50, -60, 2 * (k - (k > 3) - (k > 5) - (k > 7))]
+
+    ct.write(15, mixed)
+    volume = load(ct.series(), OPTIONS)
+    assert volume.geometry.shape[0] == 12
+    assert int(volume.hounsfield[3, 0, 0]) == int(expected(4)[0, 0])
+
+
+def test_a_copy_of_a_slice_counts_once_and_another_image_in_its_place_is_refused(ct, tmp_path):
+    paths = ct.write(12)
+    shutil.copy(paths[4], tmp_path / "copy.dcm")
+    assert load(ct.series(), OPTIONS).geometry.shape[0] == 12
+    dataset = pydicom.dcmread(paths[4])
+    values = np.frombuffer(dataset.PixelData, np.uint16).copy()
+    values[50] += 1
+    dataset.PixelData = values.tobytes()
+    dataset.save_as(tmp_path / "copy.dcm")
+    assert refusal(ct.series()).reason is Reason.SLICES_DUPLICATED
+
+
+def test_two_phases_under_one_series_are_refused(ct):
+    def phases(dataset, k):
+        dataset.ImagePositionPatient = [-50, -60, 2 * (k // 2)]
+
+    ct.write(24, phases)
+    assert refusal(ct.series()).reason is Reason.SLICES_DUPLICATED
+
+
+def change_all(**values):
+    def change(dataset, k):
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+
+    return change
+
+
+def change_one(**values):
+    def change(dataset, k):
+        if k == 5:
+            change_all(**values)(dataset, k)
+
+    return change
+
+
+def drop(*keywords):
+    def change(dataset, k):
+        for keyword in keywords:
+            delattr(dataset, keyword)
+
+    return change
+
+
+def tilted(dataset, k):
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 0.9483, 0.3173]
+
+
+def flat(dataset, k):
+    dataset.PixelData = b"\0\4" * 90
+
+
+REFUSED = {
+    "no rescale": (drop("RescaleSlope", "RescaleIntercept"), Reason.RESCALE_MISSING),
+    "slope zero": (change_all(RescaleSlope=0), Reason.RESCALE_MISSING),
+    "not in HU": (change_all(RescaleType="MGML"), Reason.RESCALE_MISSING),
+    "no position": (drop("ImagePositionPatient"), Reason.SLICES_INCONSISTENT),
+    "no orientation": (drop("ImageOrientationPatient"), Reason.SLICES_INCONSISTENT),
+    "no spacing": (drop("PixelSpacing"), Reason.SLICES_INCONSISTENT),
+    "spacing zero": (change_all(PixelSpacing=[0, 0]), Reason.SLICES_INCONSISTENT),
+    "all in one place": (change_all(ImagePositionPatient=[0, 0, 0]), Reason.GRID_TOO_SMALL),
+    "one elsewhere": (change_one(ImagePositionPatient=[-50, -60, 110.9]), Reason.SLICES_INCONSISTENT),
+    "one with other rows": (change_one(Rows=9, Columns=10), Reason.SLICES_INCONSISTENT),
+    "one turned": (change_one(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]), Reason.SLICES_INCONSISTENT),
+    "one in another frame": (change_one(FrameOfReferenceUID="1.2.9"), Reason.SLICES_INCONSISTENT),
+    "one of another patient": (change_one(PatientID="P-2"), Reason.SLICES_INCONSISTENT),
+    "one of another issuer": (change_one(IssuerOfPatientID="X"), Reason.SLICES_INCONSISTENT),
+    "tilted gantry": (tilted, Reason.GRID_SHEARED),
+    "only localizers": (change_all(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), Reason.LOCALIZER),
+    "only captures": (change_all(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), Reason.NOT_CT),
+    "enhanced": (change_all(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), Reason.MULTIFRAME_UNSUPPORTED),
+    "two frames": (change_all(NumberOfFrames=2), Reason.MULTIFRAME_UNSUPPORTED),
+    "two thousand million frames": (change_all(NumberOfFrames=2_000_000_000), Reason.MULTIFRAME_UNSUPPORTED),
+    "colour": (change_all(SamplesPerPixel=3, PhotometricInterpretation="RGB"), Reason.NOT_PRIMARY),
+    "lossy": (change_one(LossyImageCompression="01"), Reason.LOSSY_COMPRESSION),
+    "huge": (change_all(Rows=65535, Columns=65535), Reason.IMAGE_TOO_LARGE),
+    "large with few pixels": (change_all(Rows=4096, Columns=4096), Reason.PIXELS_UNREADABLE),
+    "flat": (flat, Reason.PIXELS_IMPLAUSIBLE),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_volume_is_refused_by_name(ct, kind):
+    change, reason = REFUSED[kind]
+    paths = ct.write(12, change)
+    instances = [InstanceRef(*_uids(path), str(path)) for path in paths]
+    series = replace(_any_series(), instances=tuple(instances))
+    assert refusal(series).reason is reason
+
+
+def _uids(path: Path) -> tuple[str, str]:
+    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    return str(dataset.SOPInstanceUID), str(dataset.SOPClassUID)
+
+
+def _any_series() -> SeriesRef:
+    known = {
+        "study_instance_uid": "1.2.826.0.1.3680043.8.498.1000.1",
+        "series_instance_uid": "1.2.826.0.1.3680043.8.498.1000.2",
+    }
+    return SeriesRef(**(dict.fromkeys(SeriesRef.__slots__) | known))
+
+
+def test_missing_slices_are_refused(ct):
+    ct.write(20)[7].unlink()
+    assert refusal(ct.series()).reason is Reason.SLICES_MISSING
+
+
+def test_too_few_slices_are_refused(ct):
+    ct.write(9)
+    assert refusal(ct.series()).reason is Reason.GRID_TOO_SMALL
+    assert refusal(replace(ct.series(), instances=())).reason is Reason.NOT_CT
+
+
+def test_files_that_vanish_are_named_as_missing(ct):
+    paths = ct.write(12)
+    series = ct.series()
+    paths[6].unlink()
+    assert refusal(series).reason is Reason.FILE_MISSING
+
+
+def test_a_file_that_holds_another_instance_is_refused(ct):
+    paths = ct.write(12)
+    series = ct.series()
+    shutil.copy(paths[3], paths[4])
+    assert refusal(series).reason is Reason.SLICES_INCONSISTENT
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+def test_a_file_cut_anywhere_ends_in_a_reason(ct, data):
+    paths = ct.write(10)
+    series = ct.series()
+    whole = paths[4].read_bytes()
+    paths[4].write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert refusal(series).reason in (Reason.HEADER_UNREADABLE, Reason.PIXELS_UNREADABLE, Reason.SLICES_INCONSISTENT)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+def test_damaged_headers_end_in_a_volume_or_a_reason(ct, seed):
+    chance = random.Random(seed)
+    paths = ct.write(10)
+    series = ct.series()
+    damaged = bytearray(paths[4].read_bytes())
+    for _ in range(4):
+        damaged[chance.randrange(132, len(damaged) - 180)] = chance.randrange(256)
+    paths[4].write_bytes(bytes(damaged))
+    try:
+        volume = load(series, OPTIONS)
+    except SeriesError as bad:
+        found: Reason | tuple[int, ...] = bad.reason
+    else:
+        found = volume.geometry.shape
+    assert isinstance(found, Reason) or found == (10, 10, 9)
+
+
+def test_memory_is_bounded_before_it_is_taken(ct):
+    ct.write(12)
+    series = ct.series()
+    assert refusal(series, LoadingOptions(max_voxels=12 * 90 - 1)).reason is Reason.IMAGE_TOO_LARGE
+    assert load(series, LoadingOptions(max_voxels=12 * 90)).geometry.shape == (12, 10, 9)
+    assert refusal(series, LoadingOptions(max_instances=11)).reason is Reason.IMAGE_TOO_LARGE
+
+
+def test_loading_takes_little_more_memory_than_the_volume(ct):
+    ct.write(80, rows=256, columns=256)
+    series = ct.series()
+    load(series, OPTIONS)  # imports
+    tracemalloc.start()
+    try:
+        volume = load(series, OPTIONS)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < volume.hounsfield.nbytes + 4 * 2**20
+
+
+WORST = """
+import resource, sys
+from pathlib import Path
+from dataclasses import replace
+from engine.errors import SeriesError
+from engine.loading.load import LoadingOptions, load
+from engine.loading.headers import read_header
+from engine.series import series_of
+import imagecodecs, scipy.ndimage
+imagecodecs.jpegls_decode
+(series,) = series_of((read_header(path, b"k"), str(path)) for path in Path(sys.argv[1]).glob("*.dcm"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load(series, LoadingOptions(max_voxels=2**26))
+except SeriesError as bad:
+    print(bad.reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("claim", [65535, 4096])
+def test_a_series_that_claims_terabytes_costs_nothing(ct, claim, tmp_path):
+    """Each slice is a few hundred bytes whose header and code stream both claim a huge image."""
+
+    def lie(dataset, k):
+        dataset.Rows = dataset.Columns = claim
+
+    def stream(values):
+        coded = bytearray(imagecodecs.jpegls_encode(values))
+        at = bytes(coded).index(struct.pack(">HH", *values.shape))
+        coded[at : at + 4] = struct.pack(">HH", claim, claim)
+        return bytes(coded)
+
+    ct.write(40, lie, transfer_syntax_uid=JPEG_LS, encode=stream)
+    done = subprocess.run(
+        [sys.executable, "-c", WORST, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    reason, grown_mib = done.stdout.split()
+    assert reason == Reason.IMAGE_TOO_LARGE
+    assert int(grown_mib) < 20
+
+
+@pytest.mark.parametrize("table", [{"max_voxels": 0}, {"threads": -1}, {"slices": {"min_slices": 0}}, {"thread": 2}])
+def test_options_without_meaning_are_refused(table):
+    with pytest.raises(BadOption):
+        read_options(LoadingOptions, table)
+    assert read_options(LoadingOptions, {"slices": {"min_slices": 5}}) == LoadingOptions(slices=SliceOptions(5))
+
+
+@pytest.mark.real_data
+def test_a_real_thorax_loads_as_pydicom_reads_it(real_data):
+    paths = sorted((real_data / "ct_thorax_contrast").glob("*.dcm"))
+    (series,) = series_of((read_header(path, b"key"), str(path)) for path in paths)
+    volume = load(series, LoadingOptions())
+    assert volume.geometry.shape == (164, 126, 120)
+    assert volume.geometry.spacing_mm == pytest.approx((1.5, 1.5, 1.5))
+    by_uid = {uid: k for k, uid in enumerate(volume.sop_instance_uids)}
+    for path in paths[::9]:
+        dataset = pydicom.dcmread(path)
+        k = by_uid[dataset.SOPInstanceUID]
+        hounsfield = dataset.pixel_array * dataset.RescaleSlope + dataset.RescaleIntercept
+        np.testing.assert_array_equal(volume.hounsfield[k], np.clip(hounsfield, -1024, 32767))
+        corner = volume.geometry.to_patient(np.array([k, 0.0, 0.0]))
+        np.testing.assert_allclose(corner, np.array(dataset.ImagePositionPatient, dtype=float), atol=0.01)
