@@ -1,0 +1,285 @@
+"""
+The worker: claim a job, analyse its series, write its report, write down how it ended.
+
+A job is held by a lease that a thread extends while the analysis runs. Whatever kills this process, the lease runs
+out and another takes over; what a process does that lost its job is refused by the token. Models stay open from job
+to job.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import walk_tb
+from typing import Protocol
+
+from db import queue, results
+from db.connection import Database
+from db.queue import Claim
+from dicom_node.report.options import ReportOptions
+from dicom_node.report.write import write_report
+from dicom_node.spool import Spool
+from engine.errors import DatabaseUnavailable, DeploymentError, ScreeningError, SeriesError, StorageFull
+from engine.records import Program, Reason, ReportObject, ScreeningResult, SeriesFailure, SeriesRef
+from engine.volume import Analysis
+
+log = logging.getLogger(__name__)
+
+BEATS_PER_LEASE = 4  # our choice: three heartbeats may be late before a lease is lost
+REAP_EVERY_S = 15.0  # our choice: how often this worker looks for jobs of workers that died
+LONGEST_PAUSE_S = 30.0  # our choice: between attempts to reach a database or disk that is out of order
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How jobs are taken, held and given up."""
+
+    processes: int = 1  # workers that `run` starts; each holds its own models
+    poll_s: float = 1.0  # pause when there is nothing to do
+    lease_s: float = 60.0  # how long a worker that died keeps its job
+    max_attempts: int = 3  # then the series is set aside with `analysis_failed`
+    retry_after_s: float = 10.0  # pause before the second attempt; doubles with each
+    analysis_limit_s: float = 1800.0  # an analysis that takes longer hangs: its process is ended, the job tried again
+    stop_grace_s: float = 20.0  # at a stop the current job may take so long to end; then it is given back
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without meaning."""
+        if self.processes < 0:
+            raise ValueError(f"processes must be 0 or more, not {self.processes}")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be 1 or more, not {self.max_attempts}")
+        if min(self.poll_s, self.lease_s, self.analysis_limit_s) <= 0:
+            raise ValueError("poll_s, lease_s and analysis_limit_s must be above 0")
+        if min(self.retry_after_s, self.stop_grace_s) < 0:
+            raise ValueError("retry_after_s and stop_grace_s can't be negative")
+
+
+class Analyst(Protocol):
+    """A screening program whose models are open."""
+
+    def analyse(self, series: SeriesRef) -> Analysis:
+        """Take one series from its files to its result; SeriesError if it can't be analysed."""
+        ...
+
+
+class _Interrupted(BaseException):
+    """Raised in the middle of an analysis: this process must end now. No `except Exception` mistakes it for a fault."""
+
+
+class _ReportFailed(Exception):
+    """Raised when an analysis stands, but its report could not be written."""
+
+
+class Worker:
+    """One at a time, each job that can be had is taken to its end."""
+
+    def __init__(
+        self,
+        database: Database,
+        spool: Spool,
+        programs: Mapping[Program, Analyst],
+        destinations: tuple[str, ...],
+        options: WorkerOptions,
+        report: ReportOptions,
+    ) -> None:
+        """Hold what is needed for every job.
+
+        Args:
+            programs: with their models open; they are the caller's to close.
+            destinations: names of the peers that reports go to.
+        """
+        self.owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._database = database
+        self._spool = spool
+        self._programs = programs
+        self._destinations = destinations
+        self._options = options
+        self._report_options = report
+        self._stop = threading.Event()
+        self._may_interrupt = False
+        self._reaped_at = -REAP_EVERY_S
+
+    def stop(self) -> None:
+        """Take no more jobs; the current one may end."""
+        self._stop.set()
+
+    def interrupt(self) -> None:
+        """Leave the current analysis; its job is given back. For signal handlers in the thread that runs.
+
+        A report that is being written, or a result, is not left: that ends by itself, soon. `stop` comes first.
+        """
+        if self._may_interrupt:
+            raise _Interrupted
+
+    def run(self, until_idle: bool = False) -> int:
+        """Take jobs until stopped.
+
+        Args:
+            until_idle: return as soon as no job is ready.
+
+        Returns:
+            How many were taken.
+
+        Raises:
+            DeploymentError: a person must act; the current job was given back. A database or disk that is out of
+                order for a while is waited for.
+        """
+        taken, pause = 0, self._options.poll_s
+        while not self._stop.is_set():
+            try:
+                claim = self._next()
+                if claim is not None:
+                    self._take(claim)
+                    taken += 1
+                elif until_idle:
+                    break
+                else:
+                    self._stop.wait(self._options.poll_s)
+                pause = self._options.poll_s
+            except (DatabaseUnavailable, StorageFull) as passing:
+                log.warning("waiting for the machine: %s", passing)
+                self._stop.wait(pause)
+                pause = min(LONGEST_PAUSE_S, 2 * pause)
+        return taken
+
+    def _next(self) -> Claim | None:
+        with self._database.begin() as connection:
+            if time.monotonic() - self._reaped_at >= REAP_EVERY_S:
+                reaped = queue.reap(connection, self._options.max_attempts)
+                self._reaped_at = time.monotonic()
+                if reaped.ready or reaped.dead:
+                    log.warning("leases ran out: %d jobs are ready again, %d are dead", reaped.ready, reaped.dead)
+            claims = queue.claim(connection, self.owner, 1, self._options.lease_s)
+        return claims[0] if claims else None
+
+    def _take(self, claim: Claim) -> None:
+        """One job, to an end, or back into the queue."""
+        series = claim.series.series_instance_uid
+        log.info("series %s: attempt %d", series, claim.attempts)
+        try:
+            with self._held(claim) as lost:
+                outcome = self._analyse(claim)
+                if lost.is_set():
+                    log.warning("series %s: lost to another worker", series)
+                    return
+                self._keep(claim, outcome)
+        except (_Interrupted, DeploymentError) as ends_here:
+            with suppress(DeploymentError), self._database.begin() as connection:
+                queue.release(connection, [claim])
+                log.info("series %s: given back", series)
+            if isinstance(ends_here, DeploymentError):
+                raise
+        except _ReportFailed as failed:
+            self._fail(claim, Reason.REPORT_FAILED, failed.__cause__ or failed)
+        except Exception as bug:  # what we did not foresee must not end the worker, nor the series without a word
+            self._fail(claim, Reason.ANALYSIS_FAILED, bug)
+
+    def _analyse(self, claim: Claim) -> Analysis | SeriesFailure:
+        try:
+            self._may_interrupt = True
+            return self._programs[claim.program].analyse(claim.series)
+        except SeriesError as aside:
+            return _failure(claim, aside)
+        finally:
+            self._may_interrupt = False
+
+    def _keep(self, claim: Claim, outcome: Analysis | SeriesFailure) -> None:
+        """Report, then result, job, series and outbox in one transaction."""
+        objects: tuple[ReportObject, ...] = ()
+        end: ScreeningResult | SeriesFailure
+        if isinstance(outcome, Analysis):
+            try:
+                end, objects = outcome.result, self._write(outcome)
+            except SeriesError as aside:
+                end = _failure(claim, aside)
+        else:
+            end = outcome
+        with self._database.begin() as connection:
+            kept = results.complete(connection, claim, end, objects, self._destinations)
+        series = claim.series.series_instance_uid
+        if not kept:
+            log.warning("series %s: lost to another worker, or changed meanwhile", series)
+        elif isinstance(end, SeriesFailure):
+            log.info("series %s: set aside, %s", series, end.reason)
+        else:
+            log.info("series %s: done, %s", series, end.reason or "density given")
+
+    def _write(self, analysis: Analysis) -> tuple[ReportObject, ...]:
+        """The report's objects, durable before a row speaks of them."""
+        try:
+            folder = self._spool.outgoing_folder(analysis.series.series_instance_uid)
+            written = write_report(analysis, folder, self._report_options)
+            self._spool.settle(Path(item.path) for item in written.objects)
+        except ScreeningError:
+            raise
+        except Exception as failed:
+            raise _ReportFailed from failed
+        return written.objects
+
+    def _fail(self, claim: Claim, reason: Reason, error: BaseException) -> None:
+        """An attempt failed. Of a foreign exception only kind and place are told: its words may hold anything."""
+        message = f"{type(error).__name__} in {place_of(error)}"
+        with self._database.begin() as connection:
+            state = queue.fail(
+                connection, claim, message, reason, self._options.max_attempts, self._options.retry_after_s
+            )
+        log.error("series %s: %s (%s); job is %s", claim.series.series_instance_uid, reason, message, state)
+
+    @contextmanager
+    def _held(self, claim: Claim) -> Iterator[threading.Event]:
+        """Keep a claim while the block runs; the event that is yielded is set once the claim is lost."""
+        lost, ended = threading.Event(), threading.Event()
+        beat = threading.Thread(target=self._beat, args=(claim, lost, ended), name="heartbeat", daemon=True)
+        beat.start()
+        try:
+            yield lost
+        finally:
+            ended.set()
+            beat.join()
+
+    def _beat(self, claim: Claim, lost: threading.Event, ended: threading.Event) -> None:
+        began = time.monotonic()
+        while not ended.wait(self._options.lease_s / BEATS_PER_LEASE):
+            if time.monotonic() - began > self._options.analysis_limit_s:
+                log.critical("series %s: analysis hangs; this process ends", claim.series.series_instance_uid)
+                logging.shutdown()
+                os._exit(os.EX_TEMPFAIL)  # no thread can be stopped from outside; the lease brings the job back
+            try:
+                with self._database.begin() as connection:
+                    held = queue.heartbeat(connection, [claim], self._options.lease_s)
+            except DatabaseUnavailable as passing:
+                log.warning("heartbeat: %s", passing)
+                continue
+            except Exception as bug:
+                log.error("heartbeat: %s in %s", type(bug).__name__, place_of(bug))
+                continue
+            if not held:
+                lost.set()
+                return
+
+
+def _failure(claim: Claim, aside: SeriesError) -> SeriesFailure:
+    series = claim.series
+    return SeriesFailure(
+        series.study_instance_uid, series.series_instance_uid, claim.program, aside.reason, aside.message
+    )
+
+
+def place_of(error: BaseException) -> str:
+    """Module and line of ours where an exception came from.
+
+    >>> place_of(ValueError())
+    'no code of ours'
+    """
+    places = [
+        f"{module}:{line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if (module := frame.f_globals.get("__name__", "")).startswith(("engine.", "db.", "dicom_node."))
+    ]
+    return places[-1] if places else "no code of ours"
