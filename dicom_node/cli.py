@@ -1,0 +1,317 @@
+"""
+The command line. Each command reads one configuration, does one thing, and says in plain words what went wrong.
+
+Exit status: 0 done; 1 the answer is no (doctor, explain); 2 a person must act on this machine, or the command was not
+understood; 3 nothing that can be analysed; 70 a fault of ours.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
+
+from db import migrate, outbox, overview, queue
+from db.connection import Database, open_database
+from dicom_node import console, doctor, folder, node
+from dicom_node.config import NodeConfig, read_config, site_key
+from dicom_node.logs import LogOptions, configure_logs
+from dicom_node.spool import MIB
+from dicom_node.worker import place_of
+from engine.errors import BadOption, DeploymentError
+from engine.records import Reason
+
+NO, DEPLOYMENT, NOTHING_TO_ANALYSE = 1, node.DEPLOYMENT_ERROR, 3
+DEBUG = "TRABECULA_DEBUG"
+
+
+class _Commands(TyperGroup):
+    """Says errors in one line; a trace is for who asks for it."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except DeploymentError as error:
+            _say(str(error))
+            sys.exit(DEPLOYMENT)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as bug:  # its words may quote a header
+            if os.environ.get(DEBUG):
+                raise
+            _say(f"{type(bug).__name__} in {place_of(bug)}: a fault of this program; {DEBUG}=1 shows the whole trace")
+            sys.exit(os.EX_SOFTWARE)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The node's configuration (TOML). Without one: the defaults."),
+]
+ReadyFile = Annotated[
+    Path | None, typer.Option("--ready-file", metavar="FILE", help="Write this JSON file once the work has begun.")
+]
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+UntilIdle = Annotated[bool, typer.Option("--until-idle", help="End as soon as nothing can be done any more.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")]
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            envvar="TRABECULA_CONFIG",
+            help="The node's configuration (TOML), for every command. Without one: the defaults, in this folder.",
+        ),
+    ] = None,
+) -> None:
+    """Bone density that lies unread in CT archives: CT series in, DICOM SR and SQL rows out."""
+    context.obj = config
+
+
+@app.command()
+def run(context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile = None) -> None:
+    """Run a whole node: receiver, workers and sender; what dies is started again."""
+    path, options = _node_process(context, config)
+    arguments = [] if path is None else ["--config", str(path.absolute())]
+    told = node.announce("node", ready_file)
+
+    def ready(facts: dict[str, object]) -> None:
+        told(facts)
+        typer.echo(f"ready: {facts['ae_title']} listens on {facts['host']}, port {facts['port']}")
+
+    node.Supervisor(options, arguments).run(ready)
+
+
+@app.command()
+def receive(
+    context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile = None, supervised: Supervised = False
+) -> None:
+    """Take CT series in by C-STORE, register them, and close studies that are complete."""
+    _, options = _node_process(context, config, supervised)
+    node.receive(options, node.announce("receive", ready_file))
+
+
+@app.command()
+def work(
+    context: typer.Context,
+    config: ConfigFile = None,
+    until_idle: UntilIdle = False,
+    ready_file: ReadyFile = None,
+    supervised: Supervised = False,
+) -> None:
+    """Analyse the series that wait, one after the other."""
+    _, options = _node_process(context, config, supervised)
+    node.work(options, node.announce("work", ready_file), until_idle)
+
+
+@app.command()
+def send(
+    context: typer.Context,
+    config: ConfigFile = None,
+    until_idle: UntilIdle = False,
+    ready_file: ReadyFile = None,
+    supervised: Supervised = False,
+) -> None:
+    """Send the reports that wait to their destinations by C-STORE."""
+    _, options = _node_process(context, config, supervised)
+    node.send(options, node.announce("send", ready_file), until_idle)
+
+
+@app.command()
+def analyse(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Searched with all folders in it, for DICOM files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where result.json and reports go.")],
+    config: ConfigFile = None,
+) -> None:
+    """Analyse a folder of CT: no network, no database. Writes result.json, SR, SEG and picture."""
+    path, options = _configured(context, config)
+    configure_logs(LogOptions(level="ERROR"))
+    key = None if path is None else site_key(options)
+    with _progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def told(stage: str, done: int, total: int) -> None:
+            task = tasks.setdefault(stage, None)
+            if task is None:
+                task = tasks[stage] = bar.add_task(stage, total=total or None)
+            bar.update(task, completed=done, total=total or None)
+
+        outcome = folder.analyse_folder(source, output, options, key, told)
+    out = Console()
+    out.print(console.folder_tables(outcome))
+    out.print(f"written: {output / 'result.json'}", soft_wrap=True)
+    if not any(entry["outcome"] == "analysed" for entry in outcome["series"]):
+        raise typer.Exit(NOTHING_TO_ANALYSE)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    config: ConfigFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how many studies, series, jobs and reports there are, and what waits."""
+    _, options = _configured(context, config)
+    with _remembered(options) as database:
+        if as_json:
+            counts, spool = _status(database, options)
+            typer.echo(json.dumps(asdict(counts) | {"spool": spool}, indent=2))
+        elif watch:
+            with Live(console.status_tables(*_status(database, options)), auto_refresh=False) as live:
+                while True:
+                    time.sleep(1.0)
+                    live.update(console.status_tables(*_status(database, options)), refresh=True)
+        else:
+            Console().print(console.status_tables(*_status(database, options)))
+
+
+@app.command()
+def retry(
+    context: typer.Context,
+    uid: Annotated[str, typer.Argument(metavar="[UID]", help="A study or a series. None: all that failed.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="All series that were set aside for this reason.")] = "",
+    destination: Annotated[str, typer.Option("--destination", help="Dead letters to this destination.")] = "",
+    config: ConfigFile = None,
+) -> None:
+    """Try again what failed: analyses that gave up, and reports that a destination refused too often."""
+    if sum(map(bool, (uid, reason, destination))) > 1:
+        raise BadOption("retry takes a UID, or --reason, or --destination; not two of them")
+    _, options = _configured(context, config)
+    if reason and reason not in set(Reason):
+        raise BadOption(f"there is no reason '{reason}'; docs/reasons.md lists all")
+    with _remembered(options) as database, database.begin() as connection:
+        series = objects = 0
+        if destination:
+            objects = outbox.retry(connection, destination)
+        elif reason:
+            lines = overview.results_table(connection)
+            wanted = {line.series_instance_uid for line in lines if line.level is None and line.reason == reason}
+            series = sum(queue.retry(connection, one) for one in sorted(wanted))
+        elif uid:
+            study = overview.explain(connection, uid)
+            members = [one.series_instance_uid for one in study.series] if study else [uid]
+            series = sum(queue.retry(connection, one) for one in members)
+        else:
+            series, objects = queue.retry(connection), outbox.retry(connection)
+    typer.echo(f"tried again: {series} series, {objects} reports")
+
+
+@app.command("doctor")
+def doctor_(
+    context: typer.Context,
+    config: ConfigFile = None,
+    echo: Annotated[bool, typer.Option("--echo", help="Ask each destination by C-ECHO whether it is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether this machine can do the work, and say what is wrong. Changes nothing."""
+    _, options = _configured(context, config)
+    configure_logs(LogOptions(level="ERROR"))
+    checks = list(doctor.examine(options, echo))
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        Console().print(console.checks_table(checks))
+    if any(check.state is doctor.State.WRONG for check in checks):
+        raise typer.Exit(NO)
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    study_uid: Annotated[str, typer.Argument(metavar="STUDY_UID", help="Study Instance UID.")],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which series of a study was chosen and why not the others, and what came out."""
+    _, options = _configured(context, config)
+    with _remembered(options) as database, database.read() as connection:
+        study = overview.explain(connection, study_uid)
+    if study is None:
+        _say("this study is not known here")
+        raise typer.Exit(NO)
+    if as_json:
+        typer.echo(json.dumps(asdict(study), indent=2))
+    else:
+        Console().print(console.study_tables(study))
+
+
+@app.command()
+def version() -> None:
+    """Show the version of this program; `doctor` shows those of all it stands on."""
+    from importlib import metadata
+
+    typer.echo(f"trabecula {metadata.version('trabecula')}")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _say(line: str) -> None:
+    typer.echo(f"trabecula: {line}", err=True)
+
+
+def _configured(context: typer.Context, config: Path | None) -> tuple[Path | None, NodeConfig]:
+    """The command's own --config, or the one before the command."""
+    path = config or context.obj
+    return path, read_config(path)
+
+
+def _node_process(
+    context: typer.Context, config: Path | None, supervised: bool = False
+) -> tuple[Path | None, NodeConfig]:
+    path, options = _configured(context, config)
+    configure_logs(options.logs)
+    if supervised:
+        node.stop_with_parent()
+    return path, options
+
+
+@contextmanager
+def _remembered(config: NodeConfig) -> Iterator[Database]:
+    """The database of a node that ran already; looking at none must not make one."""
+    configure_logs(LogOptions(level="ERROR"))
+    scheme, _, file = config.database.url.partition(":///")
+    if scheme.startswith("sqlite") and not Path(file).is_file():
+        raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")
+    with closing(open_database(config.database)) as database:
+        migrate.check(database)
+        yield database
+
+
+def _status(database: Database, config: NodeConfig) -> tuple[overview.Counts, dict[str, int | None]]:
+    with database.read() as connection:
+        counts = overview.counts(connection)
+    try:
+        disk = os.statvfs(config.spool.folder)
+        free: int | None = disk.f_bavail * disk.f_frsize
+    except OSError:
+        free = None
+    return counts, {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB}
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        yield bar

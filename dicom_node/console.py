@@ -1,0 +1,153 @@
+"""
+What the commands show to people at a terminal: tables, nothing else.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from db.overview import Counts, ResultLine, SeriesExplained, StudyExplained
+from dicom_node.doctor import Check, State
+
+STYLES = {State.OK: "green", State.NOTE: "yellow", State.WRONG: "bold red"}
+NOT_FOR_DIAGNOSIS = "Reference weights trained on phantoms: not for diagnosis."
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    """What the doctor found."""
+    table = _table("", "what", "how it stands")
+    for check in checks:
+        table.add_row(Text(check.state, STYLES[check.state]), check.subject, Text(check.detail))
+    return table
+
+
+def status_tables(counts: Counts, spool: Mapping[str, int | None]) -> RenderableType:
+    """How many there are of everything, what waits, and what the disk has left."""
+    rows = [
+        ("studies", counts.studies),
+        ("series", counts.series),
+        ("  set aside", counts.set_aside),
+        ("jobs", counts.jobs),
+        *((f"reports to {name}", states) for name, states in counts.destinations.items()),
+        ("refused instances", counts.refusals),
+    ]
+    table = _table("", "how many, by state or reason")
+    for name, states in rows:
+        table.add_row(name, ", ".join(f"{count} {state}" for state, count in states.items()) or "-")
+    table.add_row("instances", f"{counts.instances}, {_mib(counts.instance_bytes)}")
+    table.add_row("oldest job waits", _duration(counts.oldest_job_s))
+    table.add_row("oldest report waits", _duration(counts.oldest_object_s))
+    table.add_row("spool", f"{_mib(spool['free_bytes'])} free, {_mib(spool['reserve_bytes'])} of it the reserve")
+    return table
+
+
+def study_tables(study: StudyExplained) -> RenderableType:
+    """Which series was chosen and why not the others, and what came out."""
+    head = (
+        f"study {study.study_instance_uid}: {study.state}, revision {study.revision}; patient key {study.patient_key}"
+    )
+    parts: list[RenderableType] = [Text(head)]
+    for series in study.series:
+        parts += [Text(f"\nseries {series.series_instance_uid}", "bold"), _series_table(series)]
+        if series.lines:
+            parts.append(lines_table(series.lines))
+    return Group(*parts)
+
+
+def lines_table(lines: Iterable[ResultLine]) -> RenderableType:
+    """Levels with their numbers, the patient's first."""
+    shown = tuple(lines)
+    table = _table("level", "HU", "BMD mg/cm3", "class", "reason")
+    for line in shown:
+        level = line.level or "patient"
+        table.add_row(level, _number(line.attenuation_mean), _number(line.volumetric_bmd), line.finding, line.reason)
+    if any(line.reference_only for line in shown):
+        return Group(table, Text(NOT_FOR_DIAGNOSIS, "yellow"))
+    return table
+
+
+def folder_tables(outcome: Mapping[str, Any]) -> RenderableType:
+    """What `analyse` found, series by series."""
+    files = outcome["files"]
+    refused = sum(files["refused"].values())
+    told = f"{files['found']} files: {files['not_dicom']} no DICOM, {files['repeated']} repeated, {refused} refused"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in files["refused"].items())
+    parts: list[RenderableType] = [Text(f"{told} ({reasons})" if reasons else told)]
+    series = _table("series", "slices", "outcome", "reason", "detail")
+    for entry in outcome["series"]:
+        uid, detail = entry["series_instance_uid"], entry["detail"]
+        series.add_row(uid, str(entry["instances"]), entry["outcome"], entry["reason"], Text(detail))
+    if outcome["series"]:
+        parts.append(series)
+    analysed = [entry for entry in outcome["series"] if entry["result"] is not None]
+    for entry in analysed:
+        parts += [Text(f"\nseries {entry['series_instance_uid']}", "bold"), _result_table(entry)]
+    if any(entry["result"]["reference_only"] for entry in analysed):
+        parts.append(Text(NOT_FOR_DIAGNOSIS, "yellow"))
+    return Group(*parts)
+
+
+def _result_table(entry: Mapping[str, Any]) -> Table:
+    table = _table("level", "HU", "BMD mg/cm3", "class", "flags")
+    result = entry["result"]
+    for site in [*result["levels"], {"level": "patient", "quality_flags": result["quality_flags"]} | result["patient"]]:
+        values = {name: measurement["value"] for name, measurement in site["measurements"].items()}
+        flags = ", ".join(flag["reason"] for flag in site["quality_flags"])
+        numbers = (_number(values.get(name)) for name in ("attenuation_mean", "volumetric_bmd"))
+        table.add_row(site["level"], *numbers, site["finding"], flags)
+    return table
+
+
+def _series_table(series: SeriesExplained) -> Table:
+    table = _table("", "")
+    table.show_header = False
+    chosen = {None: "not decided yet", True: "yes", False: "no"}[series.selected]
+    kernel = ", ".join(series.convolution_kernel) or "not said"
+    thickness = "not said" if series.slice_thickness is None else f"{series.slice_thickness:g} mm"
+    sent: dict[str, list[str]] = {}
+    for kind, destination, state in series.objects:
+        sent.setdefault(f"{destination}: {state}", []).append(kind)
+    rows = [
+        ("images", f"{series.instances}, {series.modality or '?'}, {thickness}, kernel {kernel}"),
+        ("chosen", chosen if series.score is None else f"{chosen} (score {series.score:g})"),
+        ("state", f"{series.state}, revision {series.revision}"),
+        ("reason", f"{series.reason}: {series.detail}" if series.reason else ""),
+        ("job", f"{series.job}, {series.attempts} attempts" if series.job else ""),
+        ("reports", "; ".join(f"{', '.join(kinds)} to {where}" for where, kinds in sent.items())),
+    ]
+    for name, value in rows:
+        if value:
+            table.add_row(name, Text(value))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        numeric = column in ("HU", "BMD mg/cm3", "slices")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _mib(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else f"{size_bytes / 2**20:,.0f} MiB"
+
+
+def _duration(seconds: float | None) -> str:
+    """Rough, as a person would say it.
+
+    >>> _duration(5000)
+    '1 h 23 min'
+    """
+    if seconds is None:
+        return "nothing waits"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
