@@ -8,6 +8,7 @@ defaults; a nested dataclass is a nested table.
 import types
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engine.errors import BadOption
@@ -58,13 +59,16 @@ def write_options(options: Any) -> dict[str, Any]:
         value = getattr(options, field.name)
         if value is None:
             continue
-        if is_dataclass(value):
-            table[field.name] = write_options(value)
-        elif isinstance(value, tuple):
-            table[field.name] = [write_options(item) if is_dataclass(item) else item for item in value]
-        else:
-            table[field.name] = value
+        table[field.name] = _write_value(value)
     return table
+
+
+def _write_value(value: Any) -> Any:
+    if is_dataclass(value):
+        return write_options(value)
+    if isinstance(value, tuple):
+        return [_write_value(item) for item in value]
+    return value
 
 
 def _dotted(where: str, key: str) -> str:
@@ -89,15 +93,27 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise BadOption(f"option '{where}' is a list, not {value!r}")
-        inner = get_args(hint)[0]
-        return tuple(_read_value(inner, item, f"{where}[{n}]") for n, item in enumerate(value))
+        return _read_list(get_args(hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not isfinite(value):
+        raise BadOption(f"option '{where}' must be a finite number, not {value!r}")
     if isinstance(hint, type) and issubclass(hint, str) and hint is not str:
         return _read_choice(hint, value, where)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise BadOption(f"option '{where}' must be {hint.__name__}, not {value!r}")
     return value
+
+
+def _read_list(hints: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:
+    """Of any length, where the hint ends in dots; else of as many values as the hint has."""
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(value) != len(hints):
+        raise BadOption(f"option '{where}' has {len(hints)} values, not {len(value)}")
+    return tuple(
+        _read_value(hint, item, f"{where}[{n}]") for n, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )
 
 
 def _read_choice(hint: type, value: Any, where: str) -> Any:

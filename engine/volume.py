@@ -7,6 +7,7 @@ x to the left, y to the back, z to the head (LPS), in mm.
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,13 @@ class Geometry:
     frame_of_reference_uid: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse axes that are not at right angles.
+        """Refuse axes that are not at right angles, and steps that lead nowhere.
 
         Raises:
-            UnsupportedSeries: the axes are sheared, as a tilted gantry makes them.
+            UnsupportedSeries: the axes are sheared, as a tilted gantry makes them, or a step is no length.
         """
+        if not all(isfinite(step) and step > 0 for step in self.spacing_mm):
+            raise UnsupportedSeries(Reason.SLICES_INCONSISTENT, "a step of the grid is no length")
         axes = np.asarray(self.direction)
         if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-3):
             raise UnsupportedSeries(Reason.GRID_SHEARED, "the axes of the grid are not at right angles")
@@ -48,6 +51,7 @@ class Geometry:
         matrix = np.eye(4)
         matrix[:3, :3] = (np.asarray(self.direction) * np.asarray(self.spacing_mm)[:, None]).T
         matrix[:3, 3] = self.origin_mm
+        matrix.setflags(write=False)  # kept and shared
         return matrix
 
     @property
