@@ -19,7 +19,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.sop_class import CTImageStorage
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationServer, RequestHandler
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class Limits:
     pdu_timeout_s: float
 
 
-class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is untyped
-    """A server that counts connections and makes guarded ones."""
+class GuardedServer(AssociationServer):  # type: ignore[misc]  # pynetdicom is untyped
+    """A server that counts connections and makes guarded ones; each association has threads of its own."""
 
     request_queue_size = 128
     limits: Limits

@@ -272,3 +272,17 @@ def make_ct() -> Callable[..., Dataset]:
 @pytest.fixture(name="encode")
 def encode_() -> Callable[[Dataset], bytes]:
     return encoded
+
+
+@pytest.fixture
+def raw_peer() -> Iterator[Callable[[int], RawPeer]]:
+    """Connects to a port as one that sends what it likes."""
+    peers: list[RawPeer] = []
+
+    def connect(port: int) -> RawPeer:
+        peers.append(RawPeer(port))
+        return peers[-1]
+
+    yield connect
+    for peer in peers:
+        peer.socket.close()
