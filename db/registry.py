@@ -229,16 +229,18 @@ class _Known:
     def conflict(self, arrival: Arrival) -> str:
         """How an arrival contradicts what is known; empty if it doesn't."""
         said = arrival.header
+        before = self.instances.get(said.sop_instance_uid)
+        if before == (said.series_instance_uid, arrival.sha256):
+            return ""  # the very same bytes: nothing new can be wrong with them
         if self.patients.get(said.study_instance_uid, said.patient_key) != said.patient_key:
             return "its study belongs to another patient"
         if self.studies.get(said.series_instance_uid, said.study_instance_uid) != said.study_instance_uid:
             return "its series belongs to another study"
-        place = self.instances.get(said.sop_instance_uid, (said.series_instance_uid, arrival.sha256))
-        if place[0] != said.series_instance_uid:
+        if before is None:
+            return ""
+        if before[0] != said.series_instance_uid:
             return "the instance belongs to another series"
-        if place[1] != arrival.sha256:
-            return "the same instance came before with another content; the first is kept"
-        return ""
+        return "the same instance came before with another content; the first is kept"
 
     def add(self, arrival: Arrival) -> None:
         """From now on it is known."""

@@ -109,6 +109,15 @@ def test_contradictions_are_refused_and_overwrite_nothing(database, phantoms):
     assert phantoms.count(database, schema.refusal, schema.refusal.c.times == 3) == 1
 
 
+def test_a_known_instance_stays_known_when_the_key_of_the_pseudonyms_changed(database, phantoms):
+    arrivals = phantoms.series()
+    phantoms.arrive(database, *arrivals)
+    rekeyed = [each._replace(header=replace(each.header, patient_key="f" * 32)) for each in arrivals]
+    assert not any(told.is_new or told.reason for told in phantoms.arrive(database, *rekeyed))
+    late = phantoms.arrival(phantoms.header(instance=9, patient_key="f" * 32))
+    assert phantoms.arrive(database, late)[0].reason is Reason.INSTANCE_CONFLICT
+
+
 def test_one_contradiction_in_a_batch_harms_no_other(database, phantoms):
     stranger = phantoms.header(series=2, instance=9, patient_key="f" * 32)
     told = phantoms.arrive(database, *phantoms.series(), phantoms.arrival(stranger), *phantoms.series(study=2))
