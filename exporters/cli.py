@@ -156,8 +156,8 @@ def _export(plan: Recipe, workshop: Path, models: Path) -> None:
     made = package(plan, bench_of(workshop, plan), models)
     parity = made.manifest.parity
     size = made.weights.stat().st_size / 2**20
-    console.print(f"{made.manifest.name}@{made.manifest.version}: {size:.1f} MiB, "
-                  f"{parity.metric} {parity.measured:.3g} (at most {parity.bound:g}), {made.weights.parent}")  # fmt: skip
+    strays = f"{parity.metric} {parity.measured:.3g} (at most {parity.bound:g})"
+    console.print(f"{made.manifest.name}@{made.manifest.version}: {size:.1f} MiB, {strays}, {made.weights.parent}")
 
 
 def _evaluate(plan: Recipe, models: Path, threads: int, cards: Path) -> None:

@@ -5,6 +5,8 @@ The batch is free, space is fixed or free in whole steps; weights lie inside the
 to ONNX, and the only place outside training where torch is met.
 """
 
+import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,11 @@ def export(network: Any, shape: tuple[int, ...], path: Path) -> None:
     """
     import torch
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that are not needed
     example = torch.zeros(2, 1, *shape)  # a batch of one would be taken for a constant
     batch = torch.export.Dim("batch", min=1, max=64)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own inner parts
         torch.onnx.export(
             network, (example,), str(path), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
             input_names=["image"], output_names=["output"], dynamic_shapes=({0: batch},),

@@ -7,6 +7,7 @@ Everything lies in one folder a recipe outside the package: `cases/` or `crops/`
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def parity_images(recipe: Recipe, count: int = 3) -> NDArray[np.float32]:
     rng = np.random.default_rng([recipe.seed, 9])
     images: list[NDArray[np.generic]] = []
     number = recipe.evaluation.first_seed - recipe.data.first_seed
+    recipe = replace(recipe, data=replace(recipe.data, fine_share=0.0))
     while len(images) < count:
         if recipe.task == "spine_segmentation":
             soft, mineral, _ = draw_case(recipe, number)

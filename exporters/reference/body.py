@@ -16,10 +16,7 @@ from exporters.reference.trunk import SQUARE, Trunk
 from exporters.reference.vertebra import Vertebra, paint_rod
 
 
-def paint_trunk(
-    canvas: Canvas, trunk: Trunk, bones: tuple[Vertebra, ...], sacrum: Vertebra, contrast: str | None,
-    rng: np.random.Generator,
-) -> None:  # fmt: skip
+def paint_trunk(canvas: Canvas, trunk: Trunk, sacrum: Vertebra, contrast: str | None) -> None:
     """Paint everything that lies behind the bones of the spine."""
     draw = np.random.default_rng(trunk.organ_seed)
     table(canvas, trunk)
@@ -42,7 +39,7 @@ def paint_trunk(
     _shoulders(canvas, trunk)
 
 
-def paint_foreground(canvas: Canvas, trunk: Trunk, bones: tuple[Vertebra, ...], rng: np.random.Generator) -> None:
+def paint_foreground(canvas: Canvas, trunk: Trunk, bones: tuple[Vertebra, ...]) -> None:
     """Paint what may lie over the spine: rarely, a pair of screws."""
     if not trunk.metal:
         return

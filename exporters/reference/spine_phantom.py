@@ -40,6 +40,10 @@ TILTS = {"C5": 20, "C6": 23, "C7": 26, "T1": 27, "T2": 24, "T3": 20, "T4": 16, "
          "S1": 42}  # fmt: skip
 
 
+Frame = tuple[Vector, float, float, tuple[float, float, float, float]]
+"""A vertebra's centre, tilt, lean, and its width, depth, height and disc."""
+
+
 @dataclass(frozen=True, slots=True)
 class PhantomOptions:
     """How often the odd things happen. All are shares of patients."""
@@ -50,6 +54,15 @@ class PhantomOptions:
     transitional: float = 0.04  # an L6, or ribs at L1
     metal: float = 0.02
     arms: float = 0.3  # lie beside the trunk
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """What all vertebrae of one patient share."""
+
+    density: float  # mg/cm3 at L2
+    marrow: float  # HU
+    age: int  # years
 
 
 @dataclass(frozen=True)
@@ -107,41 +120,19 @@ def draw_phantom(
     drawn_sex, drawn_age = str(rng.choice(["M", "F"])), int(rng.integers(20, 91))
     sex, age = sex or drawn_sex, drawn_age if age is None else age
     mean = 190 - 2.15 * (age - 30) if sex == "F" and age > 45 else 186 - (0.70 if sex == "F" else 1.25) * (age - 30)
-    density = float(np.clip(rng.normal(mean, 30), 22, 280)) if vbmd is None else vbmd
-    marrow = float(20 - 70 * np.clip((age - 20) / 70, 0, 1) + rng.normal(0, 7))
+    drawn = float(np.clip(rng.normal(mean, 30), 22, 280))
+    habit = Habit(
+        drawn if vbmd is None else vbmd, float(20 - 70 * np.clip((age - 20) / 70, 0, 1) + rng.normal(0, 7)), age
+    )
     names, ribbed = _names(rng, odd)
     scale = float(np.clip(rng.normal(1.0, 0.05), 0.85, 1.15)) * (0.90 if sex == "F" else 1.0)
     tall = scale * (1.05 if sex == "F" else 1.0)
-    frames = _stack(rng, names, scale, tall)
-    fractured = (
-        set(rng.choice([n for n in names if n[0] != "C"], 2, replace=False)) if rng.random() < odd.fracture else set()
-    )
-    spurs = float(rng.uniform(1.5, 6)) * (rng.random() < odd.osteophytes) * min(1.0, age / 60)
-    processes = float(rng.uniform(0.8, 1.2))
-    short_last_rib = float(rng.choice([1.0, 0.7, 0.45]))
+    vertebrae = _vertebrae(rng, names, ribbed, _stack(rng, names, scale, tall), habit, odd)
+    factor = vertebrae[-1].tilt / np.deg2rad(TILTS[names[-1]])
+    sacrum = _below(vertebrae[-1], float(np.deg2rad(TILTS["S1"]) * (0.6 + 0.4 * factor)), scale, tall)
+    trunk = draw_trunk(rng, sex, scale, vertebrae, sacrum, metal=odd.metal, arms=odd.arms)
     levels = tuple(VertebralLevel(name) for name in names if name[0] != "C")
-    vertebrae = []
-    for name, (centre, tilt, lean, size) in zip(names, frames, strict=True):
-        width, depth, height, disc = size
-        step = levels.index(VertebralLevel(name)) - levels.index(VertebralLevel.L2) if name[0] != "C" else -12
-        own = density * float(1 - 0.008 * step + rng.normal(0, 0.035)) * (1.15 if name in fractured else 1.0)
-        lost = rng.uniform(0.2, 0.5) if name in fractured else 0.0
-        whole = rng.random() < 0.4
-        share = (short_last_rib if name == ribbed[-1] else 1.0) * float(rng.uniform(0.9, 1.1))
-        vertebrae.append(Vertebra(
-            name, 0 if name[0] == "C" else 1 + levels.index(VertebralLevel(name)), centre, tilt, lean,
-            float(rng.normal(0, 0.02)), width, depth, height, disc, own, marrow + float(rng.normal(0, 2)),
-            MARROW_SHELL * float(rng.uniform(0.8, 1.3)) * (0.6 + 0.4 * density / 120),
-            wedge=float(0 if whole else lost), crush=float(lost * 0.6 if whole else 0),
-            osteophyte=spurs * float(rng.uniform(0.2, 1.0)),
-            island=float(rng.uniform(2, 4)) * (rng.random() < odd.bone_island),
-            rib=share if name in ribbed else 0.0, process=processes * float(rng.uniform(0.9, 1.1)),
-        ))  # fmt: skip
-    last, lowest = vertebrae[-1], TILTS["S1"]
-    factor = frames[-1][1] / np.deg2rad(TILTS[names[-1]])
-    sacrum = _below(last, float(np.deg2rad(lowest) * (0.6 + 0.4 * factor)), scale, tall)
-    trunk = draw_trunk(rng, sex, scale, tuple(vertebrae), sacrum, metal=odd.metal, arms=odd.arms)
-    return SpinePhantom(seed, sex, age, trunk, tuple(vertebrae), sacrum, levels)
+    return SpinePhantom(seed, sex, age, trunk, vertebrae, sacrum, levels)
 
 
 def rasterise(phantom: SpinePhantom, geometry: Geometry, *, contrast: str | None = None) -> Raster:
@@ -153,7 +144,7 @@ def rasterise(phantom: SpinePhantom, geometry: Geometry, *, contrast: str | None
     canvas = Canvas(geometry)
     texture = np.random.default_rng([phantom.seed, 7])
     bones, trunk = phantom.vertebrae, phantom.trunk
-    paint_trunk(canvas, trunk, bones, phantom.sacrum, contrast, texture)
+    paint_trunk(canvas, trunk, phantom.sacrum, contrast)
     for above, below in zip(bones, (*bones[1:], phantom.sacrum), strict=True):
         paint_disc(canvas, above, below, trunk.disc)
     for bone in bones:
@@ -167,7 +158,7 @@ def rasterise(phantom: SpinePhantom, geometry: Geometry, *, contrast: str | None
     paint_sacrum(canvas, phantom.sacrum, 5, texture)
     for bone in bones:
         paint_body(canvas, bone, np.random.default_rng([phantom.seed, 11, int(bone.centre[2]) + 4096]))
-    paint_foreground(canvas, trunk, bones, texture)
+    paint_foreground(canvas, trunk, bones)
     return Raster(geometry, canvas.soft, canvas.mineral, canvas.labels, canvas.levels)
 
 
@@ -223,9 +214,35 @@ def _names(rng: np.random.Generator, odd: PhantomOptions) -> tuple[list[str], li
     return names, ribbed
 
 
-def _stack(
-    rng: np.random.Generator, names: Sequence[str], scale: float, tall: float
-) -> list[tuple[Vector, float, float, tuple[float, float, float, float]]]:
+def _vertebrae(
+    rng: np.random.Generator, names: Sequence[str], ribbed: Sequence[str], frames: Sequence[Frame], habit: Habit,
+    odd: PhantomOptions,
+) -> tuple[Vertebra, ...]:  # fmt: skip
+    """What a patient's vertebrae are made of, head to foot."""
+    numbered = [name for name in names if name[0] != "C"]
+    broken = set(rng.choice(numbered, 2, replace=False)) if rng.random() < odd.fracture else set()
+    spurs = float(rng.uniform(1.5, 6)) * (rng.random() < odd.osteophytes) * min(1.0, habit.age / 60)
+    processes, last_rib = float(rng.uniform(0.8, 1.2)), float(rng.choice([1.0, 0.7, 0.45]))
+    vertebrae = []
+    for name, (centre, tilt, lean, (width, depth, height, disc)) in zip(names, frames, strict=True):
+        number = 1 + numbered.index(name) if name in numbered else 0
+        below_l2 = number - 1 - numbered.index("L2")
+        own = habit.density * float(1 - 0.008 * below_l2 + rng.normal(0, 0.035)) * (1.15 if name in broken else 1.0)
+        lost, whole = float(rng.uniform(0.2, 0.5)) * (name in broken), rng.random() < 0.4
+        share = (last_rib if name == ribbed[-1] else 1.0) * float(rng.uniform(0.9, 1.1))
+        shell = MARROW_SHELL * float(rng.uniform(0.8, 1.3)) * (0.6 + 0.4 * habit.density / 120)
+        vertebrae.append(Vertebra(
+            name, number, centre, tilt, lean, float(rng.normal(0, 0.02)), width, depth, height, disc, own,
+            habit.marrow + float(rng.normal(0, 2)), shell,
+            wedge=0.0 if whole else lost, crush=0.6 * lost if whole else 0.0,
+            osteophyte=spurs * float(rng.uniform(0.2, 1.0)),
+            island=float(rng.uniform(2, 4)) * (rng.random() < odd.bone_island),
+            rib=share if name in ribbed else 0.0, process=processes * float(rng.uniform(0.9, 1.1)),
+        ))  # fmt: skip
+    return tuple(vertebrae)
+
+
+def _stack(rng: np.random.Generator, names: Sequence[str], scale: float, tall: float) -> list[Frame]:
     """Centres, tilts and sizes of the vertebrae, head to foot; L3 at the origin."""
     lordosis, kyphosis = float(rng.uniform(0.5, 1.3)), float(rng.uniform(0.6, 1.5))
     bend, phase = float(abs(rng.normal(0, 0.05))), float(rng.uniform(0, 2 * np.pi))

@@ -78,12 +78,15 @@ def draw_trunk(
     middle = np.stack([_smooth(spine[:, 0], 20), back - half_depth, z], axis=1)
     thin = float(rng.uniform(4, 32)) * (1.1 if sex == "F" else 0.9)
     return Trunk(
-        tuple(z), tuple(half_width), tuple(half_depth), tuple(map(tuple, middle)), tuple(map(tuple, spine)),
-        tuple(map(tuple, half)), thin, float(rng.uniform(12, 18)), float(rng.normal(48, 7)), float(rng.normal(-98, 7)),
-        float(rng.normal(52, 9)), float(rng.normal(78, 10)), float(rng.normal(43, 4)), float(rng.uniform(-870, -740)),
-        float(by_name["T9"].centre[2] + rng.uniform(-12, 15)), by_name["T12"].centre[2], by_name["T1"].centre[2],
-        sacrum.centre, int(rng.integers(2**31)), bool(rng.random() < arms), bool(rng.random() < metal),
-        float(rng.beta(0.5, 1.2)), float(rng.choice([0.0, -300.0, -120.0, 60.0])), float(rng.uniform(0.8, 1.3)),
+        z=_floats(z), half_width=_floats(half_width), half_depth=_floats(half_depth),
+        middle=tuple((a, b, c) for a, b, c in middle.tolist()), spine=tuple((a, b, c) for a, b, c in spine.tolist()),
+        body_half=tuple((a, b) for a, b in half.tolist()), fat=thin, wall=float(rng.uniform(12, 18)),
+        muscle=float(rng.normal(48, 7)), fat_hu=float(rng.normal(-98, 7)), liver=float(rng.normal(52, 9)),
+        disc=float(rng.normal(78, 10)), blood=float(rng.normal(43, 4)), lung=float(rng.uniform(-870, -740)),
+        dome=float(by_name["T9"].centre[2] + rng.uniform(-12, 15)), last_thoracic=by_name["T12"].centre[2],
+        first_thoracic=by_name["T1"].centre[2], sacrum=sacrum.centre, organ_seed=int(rng.integers(2**31)),
+        arms=bool(rng.random() < arms), metal=bool(rng.random() < metal), calcified=float(rng.beta(0.5, 1.2)),
+        table=float(rng.choice([0.0, -300.0, -120.0, 60.0])), rib_drop=float(rng.uniform(0.8, 1.3)),
     )  # fmt: skip
 
 
@@ -122,3 +125,7 @@ def _smooth(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter1d(values, reach, mode="nearest"))
+
+
+def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(values.tolist())
