@@ -14,15 +14,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from engine.errors import SeriesError, UnreadableInstance
+from engine.errors import BadOption, ScreeningError, UnreadableInstance
 from engine.loading.elements import SEQUENCES, Elements, Tag, read_elements, refuse_transfer_syntax
 from engine.records import InstanceHeader, Reason
 from engine.selection import is_lossy
 from engine.series import series_of as series_of
 
 LONGEST_UID = 64
+_LONGEST_TEXT = 64  # letters that are kept; the longest that DICOM allows to what is read here (VR LO)
 _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
-_BODY_PART = re.compile(r"[A-Z0-9 _]{1,16}")
+_CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # what VR CS allows (DICOM PS3.5 table 6.2-1)
 _NO_AGENT = frozenset({"NO", "NONE", "N/A", "NO CONTRAST"})
 _MOST_VALUES = 16  # of a multi-valued attribute that is kept; our choice
 _YEARS = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
@@ -34,7 +35,10 @@ def pseudonym(key: bytes, patient_id: str, issuer: str) -> str:
     The same patient ID of the same issuer has the same key, and without `key` nobody can try IDs out.
 
     Args:
-        key: the site's secret; not empty.
+        key: the site's secret.
+
+    Raises:
+        BadOption: the key is empty.
     """
     return _keyed_hash(key, "patient", issuer.strip(), patient_id.strip())
 
@@ -70,7 +74,7 @@ def read_header(path: Path, pseudonym_key: bytes) -> InstanceHeader:
             raise UnreadableInstance(Reason.FILE_MISSING, "there is no such file")
         with path.open("rb") as file:
             return _header(read_elements(file, size_bytes), pseudonym_key)
-    except SeriesError:
+    except ScreeningError:
         raise
     except FileNotFoundError:
         raise UnreadableInstance(Reason.FILE_MISSING, "there is no such file") from None
@@ -91,7 +95,7 @@ def header_of(dataset: Any, transfer_syntax_uid: str, pseudonym_key: bytes) -> I
     try:
         values = {int(tag): _raw_value(dataset, tag) for tag in Tag if tag in dataset}
         return _header(Elements(transfer_syntax_uid, values), pseudonym_key)
-    except SeriesError:
+    except ScreeningError:
         raise
     except Exception as bad:
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
@@ -105,7 +109,7 @@ def header_from(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
     """
     try:
         return _header(elements, pseudonym_key)
-    except SeriesError:
+    except ScreeningError:
         raise
     except Exception as bad:
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
@@ -125,14 +129,12 @@ def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
         study_date=_date(elements.text(Tag.STUDY_DATE)),
         acquisition_date=_date(elements.text(Tag.ACQUISITION_DATE))
         or _date(elements.text(Tag.ACQUISITION_DATE_TIME)[:8]),
-        modality=elements.text(Tag.MODALITY).upper(),
-        image_type=tuple(value.upper() for value in elements.texts(Tag.IMAGE_TYPE)[:_MOST_VALUES]),
-        body_part_examined=part
-        if _BODY_PART.fullmatch(part := elements.text(Tag.BODY_PART_EXAMINED).upper())
-        else None,
-        manufacturer=elements.text(Tag.MANUFACTURER) or None,
-        manufacturer_model_name=elements.text(Tag.MANUFACTURER_MODEL_NAME) or None,
-        convolution_kernel=tuple(value for value in elements.texts(Tag.CONVOLUTION_KERNEL)[:_MOST_VALUES] if value),
+        modality=_code(elements.text(Tag.MODALITY)) or "",
+        image_type=tuple(value.upper() for value in _texts(elements, Tag.IMAGE_TYPE)),
+        body_part_examined=_code(elements.text(Tag.BODY_PART_EXAMINED)),
+        manufacturer=elements.text(Tag.MANUFACTURER)[:_LONGEST_TEXT] or None,
+        manufacturer_model_name=elements.text(Tag.MANUFACTURER_MODEL_NAME)[:_LONGEST_TEXT] or None,
+        convolution_kernel=tuple(value for value in _texts(elements, Tag.CONVOLUTION_KERNEL) if value),
         slice_thickness=_positive(elements.number(Tag.SLICE_THICKNESS)),
         kvp=_positive(elements.number(Tag.KVP)),
         contrast_bolus_agent=_names_contrast(elements),
@@ -148,6 +150,10 @@ def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
         image_orientation_patient=elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
         image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
     )
+
+
+def _texts(elements: Elements, tag: Tag) -> tuple[str, ...]:
+    return tuple(value[:_LONGEST_TEXT] for value in elements.texts(tag)[:_MOST_VALUES])
 
 
 def frame_of_reference(elements: Elements) -> str | None:
@@ -190,7 +196,7 @@ def _patient_text(elements: Elements, tag: Tag) -> str:
 
 def _keyed_hash(key: bytes, *parts: str) -> str:
     if not key:
-        raise ValueError("the key of pseudonyms is empty")
+        raise BadOption("the key of pseudonyms is empty")
     data = b"".join(
         len(raw).to_bytes(8, "big") + raw for raw in (part.encode("utf-8", "surrogatepass") for part in parts)
     )
@@ -237,6 +243,12 @@ def _age(elements: Elements) -> int | None:
             return None
         years = int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:])
     return years if 0 <= years <= 130 else None
+
+
+def _code(text: str) -> str | None:
+    """A coded word in capitals; free text is none."""
+    word = text.upper()
+    return word if _CODE.fullmatch(word) else None
 
 
 def _date(text: str) -> str | None:

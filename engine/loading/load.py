@@ -33,7 +33,7 @@ class LoadingOptions:
 
     max_voxels: int = 2**29  # 1 GiB of HU; 512 x 512 x 2048
     max_instances: int = 10_000  # our choice: what is kept of their headers stays small
-    threads: int = 0  # that decode; 0: as many as there are cores, at most 8
+    threads: int = 0  # that decode; 0: as many as this process has cores, at most 8
     slices: SliceOptions = field(default_factory=SliceOptions)
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ def _slice(path: Path, instance: InstanceRef, elements: Elements) -> _Slice:
 def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions) -> NDArray[np.int16]:
     """(K, J, I) HU."""
     hounsfield = np.empty(found.geometry.shape, dtype=np.int16)
-    threads = options.threads or min(8, os.cpu_count() or 1)
+    threads = options.threads or min(8, len(os.sched_getaffinity(0)))
     starts = range(0, len(found.places), _SLICES_A_TASK)
 
     def decode_some(start: int) -> bool:

@@ -187,6 +187,21 @@ def test_a_stream_cut_short_is_refused_wherever_it_is_cut(syntax):
         assert refusal(stream[:cut], form(syntax, values, 12, False)) is Reason.PIXELS_UNREADABLE
 
 
+@pytest.mark.parametrize("syntax", [JPEG_LS, JPEG_2000, *HTJ2K])
+def test_a_stream_that_breaks_off_before_its_end_mark_is_refused(syntax):
+    values = image(12, False)
+    stream = ENCODERS[syntax](values, 12)
+    for cut in range(200, len(stream) - 30, 97):
+        assert refusal(stream[:cut] + b"\xff\xd9", form(syntax, values, 12, False)) is Reason.PIXELS_UNREADABLE
+
+
+@pytest.mark.parametrize("syntax", JPEG_LOSSLESS)
+def test_lossless_jpeg_shorter_than_a_bit_a_pixel_is_refused(syntax):
+    values = image(12, False, (256, 256))
+    stream = ENCODERS[syntax](values, 12)[:8000] + b"\xff\xd9"
+    assert refusal(stream, form(syntax, values, 12, False)) is Reason.PIXELS_UNREADABLE
+
+
 @pytest.mark.parametrize("syntax", CODED)
 def test_a_stream_of_another_size_is_refused(syntax):
     values = image(12, False)

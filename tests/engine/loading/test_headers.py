@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_files
 
-from engine.errors import SeriesError, UnreadableInstance
+from engine.errors import BadOption, SeriesError, UnreadableInstance
 from engine.loading.headers import check_uid, header_of, pseudonym, read_header
 from engine.records import Reason
 from engine.series import series_of
@@ -132,8 +132,13 @@ ODD = [
     ((0x0020, 0x0032), b"DS", b"1\\2\\inf ", "image_position_patient", None),
     ((0x0020, 0x0032), b"FD", struct.pack("<3d", 1, 2, 3), "image_position_patient", None),
     ((0x0020, 0x0052), b"UI", b"../x", "frame_of_reference_uid", None),
+    ((0x0020, 0x0052), b"UI", b"1." + b"2" * 70, "frame_of_reference_uid", None),
+    ((0x0018, 0x0060), b"DS", b"0" * 70 + b"120 ", "kvp", 120.0),
+    ((0x0018, 0x1210), b"SH", b"\\".join([b"B" * 99] * 99)[:1000], "convolution_kernel", ("B" * 64,) * 10),
     ((0x0028, 0x2110), b"CS", b"01", "lossy_image_compression", True),
     ((0x0008, 0x0060), b"CS", b"ct", "modality", "CT"),
+    ((0x0008, 0x0060), b"CS", b"Mr. Doe ", "modality", ""),
+    ((0x0008, 0x0070), b"LO", b"m" * 500, "manufacturer", "m" * 64),
     ((0x0008, 0x0008), b"CS", b"ORIGINAL\\PRIMARY\\\\X ", "image_type", ("ORIGINAL", "PRIMARY", "", "X")),
 ]
 
@@ -195,8 +200,12 @@ class TestPseudonym:
         assert pseudonym(b"k", "patient", "") != pseudonym(b"k", "", "patient")
 
     def test_without_a_key_there_is_none(self):
-        with pytest.raises(ValueError, match="key"):
+        with pytest.raises(BadOption, match="key"):
             pseudonym(b"", "1", "")
+
+    def test_a_site_without_a_key_is_no_fault_of_the_instance(self, raw):
+        with pytest.raises(BadOption):
+            read_header(raw.file(), b"")
 
     def test_padding_does_not_make_another_patient(self, raw):
         keys = {
