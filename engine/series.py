@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.records import InstanceHeader, InstanceRef, SeriesRef
 
@@ -37,11 +38,13 @@ def series_of(instances: Iterable[tuple[InstanceHeader, str]]) -> tuple[SeriesRe
 
 
 def _series(members: Sequence[tuple[InstanceHeader, str]]) -> SeriesRef:
-    kinds = Counter(_kind(header) for header, _ in members)
-    usual = min(kinds, key=lambda kind: (-kinds[kind], repr(kind)))
-    alike = [header for header, _ in members if _kind(header) == usual]
+    kinds = [_kind(header) for header, _ in members]
+    counted = Counter(kinds)
+    usual = min(counted, key=lambda kind: (-counted[kind], repr(kind)))
+    alike = [header for (header, _), kind in zip(members, kinds, strict=True) if kind == usual]
     first = alike[0]
-    heights = {id(header): _height(header, first.image_orientation_patient) for header, _ in members}
+    normal = _normal(first.image_orientation_patient)
+    heights = {id(header): _height(header, normal) for header, _ in members}
     known = [height for header in alike if (height := heights[id(header)]) is not None]
     thicknesses = [header.slice_thickness for header in alike if header.slice_thickness is not None]
     tilts = [header.gantry_detector_tilt for header in alike if header.gantry_detector_tilt is not None]
@@ -88,11 +91,14 @@ def _kind(header: InstanceHeader) -> tuple[Any, ...]:
     )
 
 
-def _height(header: InstanceHeader, orientation: tuple[float, ...] | None) -> float | None:
+def _normal(orientation: tuple[float, ...] | None) -> NDArray[np.float64] | None:
+    return None if orientation is None else np.cross(orientation[:3], orientation[3:])
+
+
+def _height(header: InstanceHeader, normal: NDArray[np.float64] | None) -> float | None:
     """Where an image lies along the normal of its series, mm."""
-    if header.image_position_patient is None or orientation is None:
+    if header.image_position_patient is None or normal is None:
         return None
-    normal = np.cross(orientation[:3], orientation[3:])
     return float(np.dot(normal, header.image_position_patient))
 
 
