@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import SeriesError, UndecodableSeries, UnreadableInstance, UnsupportedSeries
-from engine.loading.elements import Elements, PixelData, Tag, fragments
+from engine.loading.elements import Elements, PixelData, fragments
+from engine.loading.tags import Tag
 from engine.records import Reason
 from engine.selection import (
     EXPLICIT_LITTLE_ENDIAN,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import BadOption, ScreeningError, UnreadableInstance
-from engine.loading.elements import SEQUENCES, Elements, Tag, read_elements, refuse_transfer_syntax
+from engine.loading.elements import Elements, read_elements, refuse_transfer_syntax
+from engine.loading.tags import SEQUENCES, Tag
 from engine.records import InstanceHeader, Reason
 from engine.selection import is_lossy
 from engine.series import series_of as series_of

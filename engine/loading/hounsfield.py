@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from engine.errors import UnsupportedSeries
 from engine.loading.decode import Stored
-from engine.loading.elements import Elements, Tag
+from engine.loading.elements import Elements
+from engine.loading.tags import Tag
 from engine.records import Reason
 
 LOWEST, HIGHEST = -1024, 32767  # HU that are kept: air, and what int16 holds

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from engine.errors import IncompleteSeries, SeriesError, UndecodableSeries, UnsupportedSeries
 from engine.loading.decode import PixelFormat, pixel_format, read_pixels
-from engine.loading.elements import Elements, Tag, read_elements
+from engine.loading.elements import Elements, read_elements
 from engine.loading.headers import frame_of_reference
 from engine.loading.hounsfield import Rescale, rescale_of, to_hounsfield
 from engine.loading.slices import Plane, SliceOptions, Stack, stack
+from engine.loading.tags import Tag
 from engine.records import InstanceRef, Reason, SeriesRef
 from engine.selection import CT_IMAGE, MULTIFRAME_CT
 from engine.volume import Volume

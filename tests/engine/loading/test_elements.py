@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UnreadableInstance
-from engine.loading.elements import DEEPEST_NESTING, LONGEST_VALUE, Tag, fragments, read_elements
+from engine.loading.elements import DEEPEST_NESTING, LONGEST_VALUE, fragments, read_elements
+from engine.loading.tags import Tag
 from engine.records import Reason
 
 
