@@ -1,0 +1,118 @@
+"""
+What a count can start from: the sacrum, the last ribs, the first ribs.
+
+Each anchor is believed only where what surrounds it is in view and says the same; a rib on one side, a
+sacrum without wings, a body that the field of view may have cut are no anchors. What is left open here
+ends in no name instead of a wrong one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from engine.anatomy.bodies import Body
+from engine.anatomy.centreline import Centreline
+from engine.anatomy.ribs import Bearing, Pair, bearing
+from engine.records import VertebralLevel
+from engine.volume import TissueMap
+
+LONGEST_LAST_RIB_MM = 150.0  # straight from end to end; a longer one is rather an eleventh (our choice)
+SACRUM_GAP_MM = (-8.0, 20.0)  # between the last body and the sacrum; a body missed between them leaves 35 and more
+MIDLINE_MM = 25.0  # of the course: where the sacrum's own bodies lie, not its wings
+WING_MM = 38.0  # the sacrum's wings reach this far from the midline on both sides; a body does not (26 mm at L5)
+WING_DEPTH_MM = 15.0  # within this way below the sacrum's top: less than a small L5, should that be taken for sacrum
+WING_CM3 = 0.3  # of each wing beyond that, within this depth
+RISING_CM3 = 2.0  # of sacrum beside the upper half of a body: then the body is itself the sacrum's
+SACRUM_CM3 = 2.0  # less is a speck
+
+
+class Anchor(StrEnum):
+    """What a count started from."""
+
+    SACRUM = "sacrum"
+    LAST_RIBS = "last ribs"
+    FIRST_RIBS = "first ribs"
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """An anchor holds a body to a level."""
+
+    anchor: Anchor
+    body: int  # index into the run
+    level: VertebralLevel
+
+
+def find_ties(
+    run: Sequence[Body], ribs: Sequence[Pair], tissues: TissueMap, course: Centreline, lowest: bool
+) -> list[Tie]:
+    """The anchors of one unbroken run of bodies.
+
+    Args:
+        run: neighbours, head to foot.
+        ribs: what meets the sides of each of them.
+        lowest: no body was seen below the run.
+    """
+    ties = []
+    if lowest and _meets_sacrum(run[-1], tissues, course):
+        ties.append(Tie(Anchor.SACRUM, len(run) - 1, VertebralLevel.L5))
+    borne = [bearing(pair) for pair in ribs]
+    bearers = [n for n, found in enumerate(borne) if found is Bearing.BOTH]
+    if not bearers:
+        return ties
+    first, last = bearers[0], bearers[-1]
+    if _bare(run, borne, range(last + 1, len(run))) and _borne(borne, last - 1) and _short(ribs[last]):
+        ties.append(Tie(Anchor.LAST_RIBS, last, VertebralLevel.T12))
+    if _bare(run, borne, range(first)) and _borne(borne, first + 1):
+        ties.append(Tie(Anchor.FIRST_RIBS, first, VertebralLevel.T1))
+    return ties
+
+
+def _bare(run: Sequence[Body], borne: Sequence[Bearing], bodies: range) -> bool:
+    """At least one of these bodies is wholly in view, and all of those surely carry no rib."""
+    whole = [n for n in bodies if not run[n].touches_end]
+    return bool(whole) and all(borne[n] is Bearing.NONE for n in whole)
+
+
+def _borne(borne: Sequence[Bearing], neighbour: int) -> bool:
+    """The neighbour bears ribs too, or there is none in view."""
+    return not 0 <= neighbour < len(borne) or borne[neighbour] is Bearing.BOTH
+
+
+def _short(pair: Pair) -> bool:
+    """These ribs are not too long for a last pair."""
+    return all(rib is not None and rib.length_mm <= LONGEST_LAST_RIB_MM for rib in pair)
+
+
+def _meets_sacrum(body: Body, tissues: TissueMap, course: Centreline) -> bool:
+    """The sacrum begins right below a body, has wings, and the body is none of its own."""
+    points = _sacrum(tissues)
+    if body.touches_end or not len(points):
+        return False
+    way, distance = course.project(points)
+    lateral = points[:, 0] - course.at(way)[:, 0]
+    middle = way[distance < MIDLINE_MM]
+    if not len(middle):
+        return False
+    top = float(np.percentile(middle, 2))
+    if not SACRUM_GAP_MM[0] <= top - body.bottom_mm <= SACRUM_GAP_MM[1]:
+        return False
+    voxel_cm3 = tissues.geometry.voxel_volume_mm3 / 1000
+    upper = lateral[way <= top + WING_DEPTH_MM]
+    wings = min(np.count_nonzero(upper >= WING_MM), np.count_nonzero(upper <= -WING_MM)) * voxel_cm3
+    rising = np.count_nonzero(way < body.middle_mm) * voxel_cm3
+    return bool(wings >= WING_CM3 and rising <= RISING_CM3)
+
+
+def _sacrum(tissues: TissueMap) -> NDArray[np.float64]:
+    """(N, 3): the sacrum's voxels in the patient, in mm, without specks."""
+    mask = tissues.labels == tissues.tissues.index("sacrum")
+    pieces, _ = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel()) * tissues.geometry.voxel_volume_mm3 / 1000
+    large = sizes >= SACRUM_CM3
+    large[0] = False
+    return tissues.geometry.to_patient(np.argwhere(large[pieces]).astype(float))

@@ -1,0 +1,118 @@
+"""
+Which bodies bear ribs: what meets each side of each body.
+
+A rib is a rib where its head meets the upper part of a body and its other end reaches farther aside than
+a transverse process. What meets a body and does neither is said to be uncertain, not left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from engine.anatomy.bodies import Body
+from engine.anatomy.centreline import Centreline
+from engine.volume import TissueMap
+
+HEAD_MM = 12.0  # from a body's surface to its rib; our choice: heads touch the body, a network may miss their tip
+BRIDGE_MM = 10.0  # a transverse process parts a rib's head from its shaft by no more; ribs lie further apart
+ASIDE_MM = 55.0  # a rib reaches this far from the midline, a lumbar transverse process does not (48 mm at L3)
+SPECK_CM3 = 0.1  # a smaller piece is no part of a rib; our choice: a centimetre of one has three times as much
+LOW_RIB = 0.25  # of a body's height below its middle: a rib meets its own body above that
+
+
+class Bearing(StrEnum):
+    """Whether a body bears ribs."""
+
+    BOTH = "both"
+    NONE = "none"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True, slots=True)
+class Rib:
+    """What meets one side of a body."""
+
+    certain: bool  # False: it may be a transverse process, or another body's rib
+    length_mm: float  # from its head to its farthest point
+
+
+Pair = tuple[Rib | None, Rib | None]
+"""What meets the right and the left side of a body."""
+
+
+@dataclass(frozen=True, eq=False)
+class RibCage:
+    """All rib voxels of a map, and which of them are one piece."""
+
+    points: NDArray[np.float64]  # (N, 3) mm in the patient
+    pieces: NDArray[np.int_]  # (N,) number of the connected piece
+    lateral: NDArray[np.float64]  # (N,) mm to the left of the course
+    way: NDArray[np.float64]  # (N,) mm along the course
+    beyond: NDArray[np.bool_]  # (N,) on the side border of the field of view
+
+    def rib(self, head: int) -> NDArray[np.bool_]:
+        """(N,): the rib that a voxel belongs to: its piece and those that a transverse process parts from it."""
+        own = self.pieces == self.pieces[head]
+        gap, _ = cKDTree(self.points[own]).query(self.points, distance_upper_bound=BRIDGE_MM)
+        return np.isin(self.pieces, np.unique(self.pieces[np.isfinite(gap)]))
+
+
+def bearing(pair: Pair) -> Bearing:
+    """Whether a body bears ribs, from what meets its sides."""
+    if pair == (None, None):
+        return Bearing.NONE
+    return Bearing.BOTH if all(rib is not None and rib.certain for rib in pair) else Bearing.UNSURE
+
+
+def find_ribs(bodies: Sequence[Body], tissues: TissueMap, course: Centreline) -> list[Pair]:
+    """For each body what meets its sides."""
+    cage = _cage(tissues, course)
+    if not len(cage.points) or not bodies:
+        return [(None, None) for _ in bodies]
+    owner = np.repeat(np.arange(len(bodies)), [len(body.voxels) for body in bodies])
+    surface = tissues.geometry.to_patient(np.concatenate([body.voxels for body in bodies]).astype(float))
+    found, nearest = cKDTree(surface).query(cage.points, distance_upper_bound=HEAD_MM)
+    distance = np.asarray(found)
+    owners = np.where(np.isfinite(distance), owner[np.minimum(nearest, len(owner) - 1)], -1)
+    pairs = []
+    for n, body in enumerate(bodies):
+        right, left = (np.flatnonzero((owners == n) & ((cage.lateral > 0) == side)) for side in (False, True))
+        pairs.append((_rib(body, right, distance, cage), _rib(body, left, distance, cage)))
+    return pairs
+
+
+def _rib(body: Body, near: NDArray[np.int_], distance: NDArray[np.float64], cage: RibCage) -> Rib | None:
+    """What a body's side meets, given the rib voxels near that side."""
+    if not len(near):
+        return None
+    head = int(near[distance[near].argmin()])
+    rib = cage.rib(head)
+    length = float(np.linalg.norm(cage.points[rib] - cage.points[head], axis=1).max())
+    low = cage.way[head] > body.middle_mm + LOW_RIB * (body.bottom_mm - body.top_mm)
+    aside = np.abs(cage.lateral[rib]).max() >= ASIDE_MM or cage.beyond[rib].any()
+    return Rib(bool(aside and not low), length)
+
+
+def _cage(tissues: TissueMap, course: Centreline) -> RibCage:
+    """The rib voxels of a map."""
+    voxels = np.argwhere(tissues.labels == tissues.tissues.index("rib"))
+    if not len(voxels):
+        none = np.zeros(0)
+        return RibCage(np.zeros((0, 3)), none.astype(int), none, none, none.astype(bool))
+    low = voxels.min(axis=0)
+    mask = np.zeros(voxels.max(axis=0) - low + 1, dtype=bool)
+    mask[tuple((voxels - low).T)] = True
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    pieces = np.asarray(labels[tuple((voxels - low).T)])
+    large = (np.bincount(pieces) * tissues.geometry.voxel_volume_mm3 >= SPECK_CM3 * 1000)[pieces]
+    voxels, pieces = voxels[large], pieces[large]
+    points = tissues.geometry.to_patient(voxels.astype(float))
+    way, _ = course.project(points)
+    lateral = points[:, 0] - course.at(way)[:, 0]
+    sides = (voxels == 0) | (voxels == np.array(tissues.geometry.shape) - 1)
+    return RibCage(points, pieces, lateral, way, sides[:, 1:].any(axis=1))
