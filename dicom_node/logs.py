@@ -77,6 +77,7 @@ def configure_logs(options: LogOptions) -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # speaks of values only
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # what can't be written would be printed with its arguments
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)\b")
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

@@ -7,6 +7,7 @@ a largest size, at most one waits while another is served, and connections are c
 them. This replaces two of pynetdicom's methods on each connection, hence its pinned version; a test attacks it.
 """
 
+import gc
 import logging
 import socket
 import time
@@ -46,10 +47,17 @@ class GuardedServer(AssociationServer):  # type: ignore[misc]  # pynetdicom is u
 
     request_queue_size = 128
     limits: Limits
+    _polls = 0
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether one more connection is served."""
         return len(self.active_associations) < self.limits.max_associations * SILENT_PER_ASSOCIATION
+
+    def service_actions(self) -> None:
+        """Collect ended associations, which refer to themselves, now and then; at every 60th poll it costs too much."""
+        self._polls += 1
+        if self._polls % 600 == 0:
+            gc.collect()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log instead of printing."""

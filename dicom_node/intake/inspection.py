@@ -7,7 +7,7 @@ No pixel is decoded. What is accepted here can be registered; whether it can be 
 from dataclasses import dataclass
 from io import BytesIO
 
-from engine.errors import UnreadableInstance
+from engine.errors import ScreeningError, UnreadableInstance
 from engine.loading.elements import Elements, fragments, read_elements
 from engine.loading.headers import header_from
 from engine.records import InstanceHeader, Reason
@@ -30,7 +30,7 @@ def inspect(content: bytes, command: Command, pseudonym_key: bytes) -> InstanceH
 
     Raises:
         UnreadableInstance: its header can't be read, lacks an identifier or has one that is no UID; the command speaks
-            of another instance; or the pixel data are cut short.
+            of another instance; or the pixel data are cut short or missing.
     """
     elements, header = read_content(content, pseudonym_key)
     if header.sop_instance_uid != command.sop_instance_uid:
@@ -50,17 +50,17 @@ def read_content(content: bytes, pseudonym_key: bytes) -> tuple[Elements, Instan
     try:
         elements = read_elements(BytesIO(content), len(content))
         return elements, header_from(elements, pseudonym_key)
-    except UnreadableInstance:
+    except ScreeningError:
         raise
     except Exception as bad:  # whatever hostile bytes bring about; the cause may quote them, so it is cut off
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
 
 
 def _refuse_cut_pixels(content: bytes, elements: Elements) -> None:
-    """Pixel data that end before they should were cut on the way: the sender has the rest, and can send it again."""
+    """All that is taken are images. One whose pixels end too early was cut on the way, and can be sent again."""
     pixels = elements.pixel_data
     if pixels is None:
-        return
+        raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the data set ends before its pixel data")
     if pixels.length is not None:
         if pixels.offset + pixels.length > len(content):
             raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the pixel data are cut short")

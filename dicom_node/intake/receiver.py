@@ -11,7 +11,7 @@ association goes on. Statuses, so that a sender's log tells what was wrong (PS3.
     C102  an identifier is no UID                                    identifier_invalid
     C103  the header can't be read                                   header_unreadable
     C104  the UID is known with other content; the first one stays   instance_conflict
-    C105  the pixel data are cut short                               pixels_unreadable
+    C105  the pixel data are cut short or missing                    pixels_unreadable
     C1FF  a fault of ours
 """
 

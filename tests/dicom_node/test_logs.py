@@ -32,6 +32,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
     with warnings.catch_warnings():
         yield tmp_path / "node.log"
         logging.captureWarnings(False)
+        logging.raiseExceptions = True
     for handler in root.handlers:
         handler.close()
     root.handlers[:], root.level, sys.excepthook, threading.excepthook = before
@@ -102,6 +103,13 @@ def test_what_pydicom_says_of_values_is_not_told(file):
     dataset.StudyDate = PATIENT  # warns, and logs the value
     assert dataset.StudyDate == PATIENT
     assert "ZZMARK" not in file.read_text()
+
+
+def test_a_line_that_cannot_be_written_is_not_printed_instead(file, capsys, monkeypatch):
+    configure_logs(LogOptions(format=LogFormat.JSON, file=str(file)))
+    monkeypatch.setattr(logs, "line", lambda record: 1 / 0)
+    logging.getLogger("dicom_node").error("of %s", PATIENT)
+    assert capsys.readouterr().err == file.read_text() == ""
 
 
 def test_fields_that_are_not_on_the_list_are_left_out(file):

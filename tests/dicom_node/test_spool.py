@@ -246,9 +246,10 @@ def test_quarantine_takes_an_instance_away_and_keeps_it(spool):
     spool.quarantine(path)
     assert list(spool.incoming()) == []
     assert [kept.read_bytes() for kept in files(spool.folder / "quarantine")] == [b"content"]
-    assert spool.store(UID, b"content").arrival is Arrival.NEW
-    spool.quarantine(path)
-    assert len(files(spool.folder / "quarantine")) == 2
+    for content in (b"content", b"other"):
+        assert spool.store(UID, content).arrival is Arrival.NEW
+        spool.quarantine(path)
+    assert sorted(kept.read_bytes() for kept in files(spool.folder / "quarantine")) == [b"content", b"other"]
 
 
 def test_report_objects_have_a_folder_a_series(spool):
@@ -352,7 +353,7 @@ def test_one_flush_serves_all_who_wait_and_a_failed_one_is_told_to_all(tmp_path,
 
     round_of(followers=20)
     assert told == [0] * 21
-    assert len(flushed) == 2  # the leader's own, and one for all who came during it
+    assert 2 <= len(flushed) < 8  # the leader's own, and one for all who came during it; more only if some came late
     broken.set()
     told.clear()
     round_of(followers=5)
