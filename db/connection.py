@@ -5,10 +5,13 @@ A transaction is all or nothing: it is committed when its block ends and undone 
 takes the one write lock at its start (BEGIN IMMEDIATE), so that writers queue and never fail half-way.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +168,29 @@ def _sqlite_pool(url: sa.URL, options: DatabaseOptions) -> sa.Engine:
         hide_parameters=True,
         connect_args={"timeout": options.lock_timeout_s, "isolation_level": None},
     )
-    sa.event.listen(pool, "connect", _prepare_sqlite)
+    sa.event.listen(pool, "connect", partial(_prepare_sqlite, options.lock_timeout_s))
     sa.event.listen(pool, "begin", _begin_sqlite)
     return pool
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-    if mode != "wal":
+def _prepare_sqlite(patience_s: float, connection: sqlite3.Connection, _: Any) -> None:
+    if _write_ahead(connection, patience_s) != "wal":
         raise DeploymentError("SQLite can't keep a write-ahead log here; put the database on a local disk")
     connection.execute("PRAGMA synchronous=FULL")  # a power cut loses no acknowledged instance
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _write_ahead(connection: sqlite3.Connection, patience_s: float) -> str:
+    """Switch to a write-ahead log. While another process switches, SQLite does not wait by itself, so we do."""
+    give_up_at = time.monotonic() + patience_s
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            return str(mode)
+        except sqlite3.OperationalError as failed:
+            if failed.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -214,7 +229,7 @@ def _translated(failed: DBAPIError, shown: str) -> Exception:
     code = getattr(cause, "sqlite_errorname", None) or ""  # SQLite
     if state.startswith("53100") or code.startswith("SQLITE_FULL"):
         return StorageFull(f"the disk of {shown} is full; nothing of this change was kept, make room")
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state in _PASSING_STATES:
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")) or state in _PASSING_STATES:
         return DatabaseUnavailable(f"{shown} stayed locked by another process ({state or code})")
     if code.startswith("SQLITE_CANTOPEN"):
         return DatabaseUnavailable(f"{shown} can't be opened; do file and folder belong to this user?")

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from db import schema
-from db.connection import Database, DatabaseOptions, open_database
+from db.connection import DatabaseOptions, open_database
 from db.migrate import check, downgrade, expected_version, schema_version, upgrade
 from engine.errors import DeploymentError, SchemaMismatch
 
@@ -82,17 +82,17 @@ def test_tables_of_another_program_are_left_alone(bare):
 
 
 def start(url: str, go: "multiprocessing.synchronize.Event", told: "multiprocessing.Queue[str]") -> None:
-    database = open_database(DatabaseOptions(url))
     go.wait()
     try:
+        database = open_database(DatabaseOptions(url))
         upgrade(database)
         told.put(str(schema_version(database)))
+        database.close()
     except DeploymentError as bad:
         told.put(repr(bad))
-    database.close()
 
 
-def test_processes_that_start_at_once_do_not_collide(url, bare: Database):
+def test_processes_that_start_at_once_do_not_collide(url):
     spawn = multiprocessing.get_context("spawn")
     go, told = spawn.Event(), spawn.Queue()
     starting = [spawn.Process(target=start, args=(url, go, told)) for _ in range(3)]

@@ -1,0 +1,115 @@
+"""Arrival, closing, work, reaping, retrying and sending all at once: what belongs together never comes apart."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from db import outbox, queue, registry, results, schema
+from db.connection import Database
+from db.schema import JobState, ObjectState, SeriesState
+from engine.errors import DatabaseUnavailable
+from engine.records import Program, Reason, Selection, SeriesFailure
+
+SECONDS = 2.5
+
+
+class Commotion:
+    """Everything that happens to a node, at random; each method is one step of one thread."""
+
+    def __init__(self, database: Database, phantoms) -> None:
+        self.database, self.phantoms = database, phantoms
+        self.numbers = iter(range(1, 10**9))
+
+    def arrive(self, rng: random.Random) -> None:
+        places = [(rng.randint(1, 6), rng.randint(1, 3)) for _ in range(rng.randint(1, 12))]
+        arrivals = [each for place in places for each in self.phantoms.series(*place, instances=[next(self.numbers)])]
+        self.phantoms.arrive(self.database, *arrivals)
+        time.sleep(0.03)
+
+    def close(self, rng: random.Random) -> None:
+        with self.database.read() as connection:
+            due = registry.studies_due(connection, 0.0, 1e6)
+        loser = f".{rng.randint(1, 5)}"
+        for study in due:
+            with self.database.begin() as connection:
+                refs = registry.series_of_study(connection, study.study_instance_uid)
+                uids = [ref.series_instance_uid for ref in refs]
+                reasons = [Reason.BETTER_SERIES if uid.endswith(loser) else None for uid in uids]
+                choices = [Selection(uid, Program.VERTEBRAL, why) for uid, why in zip(uids, reasons, strict=True)]
+                registry.close_study(connection, *study, choices, Program.VERTEBRAL)
+
+    def work(self, rng: random.Random) -> None:
+        claims = self.phantoms.claim(self.database, limit=3, lease_s=0.2)
+        for claimed in claims:
+            ref, chance = claimed.series, rng.random()
+            with self.database.begin() as connection:
+                if chance < 0.15:
+                    queue.fail(connection, claimed, "by chance", back_off_s=0.01)
+                elif chance < 0.3:
+                    end = SeriesFailure(
+                        ref.study_instance_uid, ref.series_instance_uid, claimed.program, Reason.NO_VERTEBRA, "none"
+                    )
+                    results.complete(connection, claimed, end)
+                elif chance < 0.9:
+                    uid = f"2.25.{ref.series_instance_uid}.{len(ref.instances)}"
+                    objects = self.phantoms.objects(uid)
+                    results.complete(connection, claimed, self.phantoms.result(ref), objects, ["A", "B"])
+
+    def mend(self, rng: random.Random) -> None:
+        with self.database.begin() as connection:
+            queue.reap(connection)
+            outbox.reap(connection)
+        with self.database.begin() as connection:
+            queue.retry(connection)
+        time.sleep(0.05)
+
+    def send(self, rng: random.Random) -> None:
+        with self.database.begin() as connection:
+            claims = outbox.claim_objects(connection, rng.choice("AB"), "tests", 4, 0.2)
+        for claimed in claims:
+            with self.database.begin() as connection:
+                if rng.random() < 0.7:
+                    outbox.sent(connection, claimed)
+                else:
+                    outbox.refused(connection, claimed, "0xA700", back_off_s=0.01)
+        time.sleep(0.01)
+
+
+def repeat(step: Callable[[random.Random], None], seed: int, bugs: list[BaseException]) -> None:
+    rng, until = random.Random(seed), time.monotonic() + SECONDS
+    while time.monotonic() < until and not bugs:
+        try:
+            step(rng)
+        except DatabaseUnavailable:
+            continue
+        except BaseException as bug:
+            bugs.append(bug)
+
+
+def test_states_agree_whatever_happens_at_once(database, phantoms):
+    commotion, bugs = Commotion(database, phantoms), []
+    steps = [commotion.arrive, commotion.close, commotion.work, commotion.mend, commotion.send]
+    threads = [threading.Thread(target=repeat, args=(step, seed, bugs)) for seed, step in enumerate(steps * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert bugs == []
+
+    s, r, j, o = schema.series.c, schema.result.c, schema.job.c, schema.outbox.c
+    running = j.state.in_((JobState.READY, JobState.LEASED))
+    with database.read() as connection:
+        current = set(connection.execute(sa.select(r.series_id, r.revision).where(r.is_current)))
+        active = set(connection.execute(sa.select(j.series_id, j.revision).where(running)))
+        rows = connection.execute(sa.select(s.id, s.revision, s.state, s.reason)).all()
+        unsent = (ObjectState.READY, ObjectState.LEASED, ObjectState.DEAD)
+        astray = sa.select(o.id).join_from(schema.outbox, schema.result).where(~r.is_current, o.state.in_(unsent))
+        assert connection.execute(astray).all() == []
+    assert rows
+    assert current == {(row.id, row.revision) for row in rows if row.state is SeriesState.DONE}
+    assert active == {(row.id, row.revision) for row in rows if row.state is SeriesState.WAITING}
+    assert all((row.reason is not None) == (row.state is SeriesState.SET_ASIDE) for row in rows)
+    assert phantoms.count(database, schema.result) > 0
