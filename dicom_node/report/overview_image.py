@@ -6,6 +6,8 @@ warning if there is one. Nothing in it names the patient, and nothing depends on
 bodies are thin lines, cores thick ones, withheld ones dashed, and each finding is a word.
 """
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -65,6 +67,7 @@ def draw_overview(analysis: Analysis) -> Image.Image:
     return picture
 
 
+@cache
 def _font(size: int) -> FreeTypeFont:
     font = ImageFont.load_default(size=size)
     assert isinstance(font, FreeTypeFont)
@@ -232,9 +235,12 @@ def _ascii(text: str) -> str:
 
 def _shorten(text: str, size: int, width: int) -> str:
     font = _font(size)
-    while font.getlength(text) > width and len(text) > 4:
-        text = text[:-4].rstrip() + "..."
-    return text
+    if font.getlength(text) <= width:
+        return text
+    kept = min(len(text), width)  # no letter is narrower than a pixel
+    while kept > 1 and font.getlength(text[:kept].rstrip() + "...") > width:
+        kept -= 1 + kept // 16
+    return text[:kept].rstrip() + "..."
 
 
 def _wrap(text: str, size: int, width: int, lines: int) -> list[str]:

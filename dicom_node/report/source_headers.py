@@ -8,7 +8,8 @@ number that breaks its own grammar is left out; nothing is made up.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -114,21 +115,25 @@ def lay_identity(report: Dataset, source: SourceHeaders, moment: datetime) -> No
     report.SpecificCharacterSet = UTF8
     for element in source.identity:
         report[element.tag] = element
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        local = source.local_time(moment)
-        report.InstanceCreationDate = local.strftime("%Y%m%d")
-        report.InstanceCreationTime = local.strftime("%H%M%S.%f")
+    local = source.local_time(moment)
+    report.InstanceCreationDate, report.InstanceCreationTime = local.strftime("%Y%m%d"), local.strftime("%H%M%S.%f")
     for item in report.get("ContributingEquipmentSequence") or ():
         item.pop("ContributionDateTime", None)  # the library stamps its own; two writings shall be alike
+
+
+@contextmanager
+def unquoted() -> Iterator[None]:
+    """Keep pydicom from judging values: its warnings and log lines quote them."""
+    with config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _read(path: str) -> Dataset:
     """The wanted attributes of one file, decoded; unreadable ones are left out."""
     wanted = [*_EMPTY_IF_UNKNOWN, *_ABSENT_IF_UNKNOWN, *_EQUIPMENT, *_SLICE]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values
+        with unquoted():
             return _decoded(dcmread(path, stop_before_pixels=True, force=True, specific_tags=wanted))
     except FileNotFoundError:
         raise IncompleteSeries(Reason.FILE_MISSING, "a file of the series is gone") from None

@@ -237,7 +237,7 @@ def _with_thickness(image: Dataset) -> Dataset:
 
 def _drop_thickness(item: Dataset) -> None:
     """Take the stand-ins out of a tree, in place."""
-    children = item.get("ContentSequence") or ()
+    children: Any = item.get("ContentSequence") or []
     for index in reversed(range(len(children))):
         child = children[index]
         if child.ConceptNameCodeSequence[0].CodeValue == codes.SLICE_THICKNESS.value and child.ValueType == "NUM":

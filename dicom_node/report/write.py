@@ -7,7 +7,6 @@ first with the same objects. A file gets its name only once its bytes are safe o
 
 import hashlib
 import os
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +18,7 @@ from dicom_node.report.options import ReportOptions
 from dicom_node.report.overview_image import draw_overview
 from dicom_node.report.secondary_capture import build_secondary_capture
 from dicom_node.report.segmentation_object import build_segmentation, measured_cores
-from dicom_node.report.source_headers import read_source
+from dicom_node.report.source_headers import read_source, unquoted
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.uids import report_uid
 from engine.errors import ScreeningError, SeriesError, StorageFull
@@ -85,8 +84,7 @@ def _build(analysis: Analysis, options: ReportOptions) -> tuple[list[tuple[str, 
 
 def _write_object(kind: str, dataset: Dataset, folder: Path) -> ReportObject:
     content = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes values that are too long
+    with unquoted():
         dataset.save_as(content, enforce_file_format=True)
     path = _write_whole(folder / f"{_file_stem(dataset.SOPInstanceUID)}.dcm", content.getvalue())
     return ReportObject(kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(path))

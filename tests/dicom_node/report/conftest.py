@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 from scipy import ndimage
 
 from dicom_node.report.write import ReportOptions, write_report
@@ -62,10 +62,11 @@ def changed(series: Analysis, tmp_path: Path) -> Callable[..., Analysis]:
     def make(change: Callable[[Dataset], None], analysis: Analysis = series) -> Analysis:
         instances = []
         for n, instance in enumerate(analysis.series.instances):
-            dataset = dcmread(instance.path)
-            change(dataset)
             path = tmp_path / f"{n}.dcm"
-            dataset.save_as(path)
+            with config.disable_value_validation():
+                dataset = dcmread(instance.path, stop_before_pixels=True)
+                change(dataset)
+                dataset.save_as(path)
             instances.append(replace(instance, path=str(path)))
         return replace(analysis, series=replace(analysis.series, instances=tuple(instances)))
 
