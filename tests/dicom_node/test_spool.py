@@ -340,9 +340,10 @@ def test_one_flush_serves_all_who_wait_and_a_failed_one_is_told_to_all(tmp_path,
 
     def round_of(followers: int) -> None:
         slow.clear()
+        before = len(flushed)
         leader = threading.Thread(target=sync)
         leader.start()
-        wait_for(len(flushed) + 1)
+        wait_for(before + 1)
         others = [threading.Thread(target=sync) for _ in range(followers)]
         for other in others:
             other.start()
