@@ -22,7 +22,7 @@ def tell(
     """Append one line for each UID.
 
     Args:
-        subject: "study", "series", "object" or "instance".
+        subject: "study", "series" or "object".
         detail: never patient data, never a path.
     """
     lines = [

@@ -55,7 +55,7 @@ def check(database: Database) -> None:
     if found != expected_version():
         raise SchemaMismatch(
             f"the database is of version {found or 'none'}, this program expects {expected_version()};"
-            " start the node once, or run 'trabecula doctor', to bring it up to date"
+            " start the node once ('trabecula run') to bring it up to date"
         )
 
 

@@ -103,7 +103,7 @@ class EventLine:
     """Something that happened."""
 
     at: datetime
-    subject: str  # "study", "series", "object", "instance"
+    subject: str  # "study", "series", "object"
     uid: str
     change: Change
     reason: Reason | None
@@ -171,7 +171,7 @@ def results_table(connection: sa.Connection, limit: int | None = None) -> tuple[
 
 
 def events(connection: sa.Connection, uid: str | None = None, limit: int = 100) -> tuple[EventLine, ...]:
-    """What happened, latest first: to one study, series, instance or object, or to all."""
+    """What happened, latest first: to one study, series or object, or to all."""
     query = sa.select(event).order_by(event.c.id.desc()).limit(limit)
     rows = connection.execute(query if uid is None else query.where(event.c.uid == uid))
     return tuple(EventLine(row.at, row.subject, row.uid, row.change, row.reason, row.detail) for row in rows)

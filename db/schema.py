@@ -73,7 +73,6 @@ class Change(StrEnum):
     SENT = "sent"
     DEAD = "dead"
     SUPERSEDED = "superseded"
-    REFUSED = "refused"
 
 
 NAMING = {  # constraints are named alike on both databases, so that a migration can find them
@@ -343,7 +342,7 @@ event = sa.Table(
     metadata,
     _id(),
     sa.Column("at", UtcTime, nullable=False),
-    sa.Column("subject", SafeText(16), nullable=False),  # "study", "series", "object", "instance"
+    sa.Column("subject", SafeText(16), nullable=False),  # "study", "series", "object"
     sa.Column("uid", SafeText(64), nullable=False),
     sa.Column("change", Word(Change), nullable=False),
     sa.Column("reason", Word(Reason)),
