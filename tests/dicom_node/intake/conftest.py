@@ -264,12 +264,12 @@ def door(open_door: Callable[..., Door]) -> Door:
     return open_door()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_ct() -> Callable[..., Dataset]:
     return ct
 
 
-@pytest.fixture(name="encode")
+@pytest.fixture(name="encode", scope="session")
 def encode_() -> Callable[[Dataset], bytes]:
     return encoded
 

@@ -16,10 +16,8 @@ KEY = b"key"
 
 
 @pytest.fixture(scope="module")
-def data(request) -> bytes:
-    from tests.dicom_node.intake.conftest import ct, encoded
-
-    return encoded(ct(SOPInstanceUID="1.2.3.4"))
+def data(make_ct, encode) -> bytes:
+    return encode(make_ct(SOPInstanceUID="1.2.3.4"))
 
 
 def examine(data: bytes) -> InstanceHeader | Reason:
