@@ -35,10 +35,11 @@ NO, DEPLOYMENT, NOTHING_TO_ANALYSE = 1, node.DEPLOYMENT_ERROR, 3
 DEBUG = "TRABECULA_DEBUG"
 
 
-class _Commands(TyperGroup):
+class Commands(TyperGroup):
     """Says errors in one line; a trace is for who asks for it."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, call, and end with a status."""
         try:
             return super().main(*args, **kwargs)
         except DeploymentError as error:
@@ -53,7 +54,7 @@ class _Commands(TyperGroup):
             sys.exit(os.EX_SOFTWARE)
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 ConfigFile = Annotated[
     Path | None,
@@ -313,5 +314,6 @@ def _status(database: Database, config: NodeConfig) -> tuple[overview.Counts, di
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+    screen = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=screen, transient=True, disable=not screen.is_terminal) as bar:
         yield bar

@@ -20,7 +20,10 @@ from pynetdicom import AE, evt
 from db import outbox, queue, registry, results, schema
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
+from dicom_node.config import NodeConfig
+from dicom_node.doctor import examine
 from dicom_node.sender import Destination, Outcome, Sender, SenderOptions, echo, store
+from dicom_node.spool import SpoolOptions
 from engine.errors import BadOption, PeerError
 from engine.options import read_options
 from engine.records import InstanceHeader, ModelRef, Program, ReportObject, ScreeningResult, Selection
@@ -378,6 +381,17 @@ def test_what_peers_and_files_say_is_not_logged(reports: Reports, caplog: pytest
 def test_without_a_destination_the_sender_waits_to_be_stopped(reports: Reports):
     with running(Sender(reports.database, options())):
         time.sleep(0.1)
+
+
+def test_the_doctor_tells_of_objects_for_a_destination_that_is_gone(reports: Reports):
+    reports.add("gone")
+    config = NodeConfig(
+        pseudonym_key_file=str(reports.folder / "key"),
+        database=DatabaseOptions(f"sqlite:///{reports.folder / 'memory.db'}"),
+        spool=SpoolOptions(str(reports.folder / "spool")),
+    )
+    (told,) = [check.detail for check in examine(config) if check.subject == "outbox"]
+    assert told == "2 objects wait for 'gone', which is no destination any more"
 
 
 def test_dcmtk_takes_what_is_sent(reports: Reports, tmp_path: Path):

@@ -1,0 +1,247 @@
+"""A node starts whole or says why not, outlives the death of its parts, and ends with nothing left behind."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
+
+from db import overview
+from db.connection import open_database
+from dicom_node.config import read_config
+from exporters.reference.phantom_series import SeriesTruth
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = """
+[receiver]
+port = 0
+[studies]
+quiet_s = 0.5
+poll_s = 0.2
+[spool]
+reserve_mib = 16
+[worker]
+poll_s = 0.2
+lease_s = 2.0
+retry_after_s = 0.1
+stop_grace_s = 1.0
+[runtime]
+threads = 2
+[[sender.destinations]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
+
+
+class Running:
+    """`trabecula run`, or one of its parts, in a process of its own."""
+
+    def __init__(self, folder: Path, verb: str = "run") -> None:
+        self.folder = folder
+        self.config = folder / "node.toml"
+        if not self.config.exists():
+            self.config.write_text(CONFIG.format(pacs=free_port()))
+        self.ready_file = folder / f"{verb}.json"
+        self.log = folder / f"{verb}.log"
+        command = [sys.executable, "-m", "dicom_node", verb, "--config", str(self.config)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--ready-file", str(self.ready_file)], cwd=ROOT, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        until(self.ready_file.exists, 60, lambda: self.process.poll() is None)
+        facts: dict[str, Any] = json.loads(self.ready_file.read_text())
+        return facts
+
+    def children(self) -> dict[str, psutil.Process]:
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                line = child.cmdline()
+                if "dicom_node" in line:
+                    found[line[line.index("dicom_node") + 1]] = child
+        return found
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def counts(self) -> overview.Counts:
+        database = open_database(read_config(self.config).database)
+        try:
+            with database.read() as connection:
+                return overview.counts(connection)
+        finally:
+            database.close()
+
+
+def until(true: Callable[[], Any], patience_s: float = 30.0, alive: Callable[[], bool] = lambda: True) -> None:
+    end = time.monotonic() + patience_s
+    while not true():
+        assert alive(), "the process ended before its time"
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def send(series: SeriesTruth, port: int) -> None:
+    ae = AE(ae_title="MODALITY")
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
+    assert peer.is_established
+    for path in series.paths:
+        assert peer.send_c_store(dcmread(path)).Status == 0x0000
+    peer.release()
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts processes, and sees to it that none outlives its test."""
+    started: list[Running] = []
+
+    def begin(folder: Path, verb: str = "run") -> Running:
+        started.append(Running(folder, verb))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        if running.process.poll() is None:
+            running.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("node"))
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.end()
+
+
+def test_a_node_says_where_it_listens(node: Running):
+    facts = node.wait_until_ready()
+    assert facts["role"] == "node"
+    assert facts["pid"] == node.process.pid
+    with socket.create_connection((facts["host"], facts["port"]), timeout=5):
+        pass
+    assert f"ready: TRABECULA listens on 127.0.0.1, port {facts['port']}" in node.log.read_text()
+    assert set(node.children()) == {"receive", "work", "send"}
+
+
+def test_what_dies_is_started_again_and_its_job_is_taken_over(node: Running, small_series: SeriesTruth):
+    send(small_series, node.wait_until_ready()["port"])
+    until(lambda: node.counts().jobs.get("leased"))
+    first = node.children()["work"]
+    first.send_signal(signal.SIGKILL)
+    until(lambda: "work" in node.children() and node.children()["work"].pid != first.pid)
+    until(lambda: not node.counts().series.get("waiting") and node.counts().jobs, 60)
+    counts = node.counts()
+    assert sum(counts.series.values()) == 1
+    assert counts.series.get("done", 0) + counts.series.get("set_aside", 0) == 1
+    assert counts.jobs == {"done": 1}
+
+
+@pytest.mark.parametrize("verb", ["receive", "send"])
+def test_every_part_is_started_again(node: Running, verb: str):
+    first = node.children()[verb]
+    first.send_signal(signal.SIGKILL)
+    until(lambda: verb in node.children() and node.children()[verb].pid != first.pid)
+
+
+def test_a_node_that_is_asked_to_stop_ends_in_order_and_leaves_no_process(tmp_path: Path, start: Start):
+    running = start(tmp_path)
+    running.wait_until_ready()
+    children = running.children()
+    assert running.end() == 0
+    assert not any(child.is_running() for child in children.values())
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_a_node_that_is_killed_takes_its_processes_with_it(tmp_path: Path, start: Start):
+    running = start(tmp_path)
+    running.wait_until_ready()
+    children = running.children()
+    assert len(children) == 3
+    running.end(signal.SIGKILL)
+    until(lambda: not any(child.is_running() for child in children.values()))
+
+
+def test_a_port_that_is_taken_ends_the_start_with_one_line(tmp_path: Path, start: Start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        text = CONFIG.format(pacs=free_port()).replace("port = 0", f"port = {taken.getsockname()[1]}", 1)
+        (tmp_path / "node.toml").write_text(text)
+        running = start(tmp_path)
+        assert running.process.wait(60) == 2
+    told = running.log.read_text()
+    assert "can't listen on 127.0.0.1" in told
+    assert "Traceback" not in told
+    assert not running.ready_file.exists()
+
+
+def test_models_that_are_missing_end_the_start_with_one_line(tmp_path: Path, start: Start):
+    (tmp_path / "empty").mkdir()
+    text = CONFIG.format(pacs=free_port()).replace("[runtime]", '[runtime]\nmodels = "empty"')
+    (tmp_path / "node.toml").write_text(text)
+    running = start(tmp_path)
+    assert running.process.wait(60) == 2
+    told = running.log.read_text()
+    assert "must hold exactly one package" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("verb", ["receive", "work", "send"])
+def test_a_part_alone_stops_when_it_is_asked_to(tmp_path: Path, start: Start, verb: str):
+    running = start(tmp_path, verb)
+    facts = running.wait_until_ready()
+    assert facts["role"] == verb
+    assert running.end(signal.SIGINT if verb == "send" else signal.SIGTERM) == 0
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_a_worker_in_the_middle_of_a_job_gives_it_back(tmp_path: Path, start: Start, small_series: SeriesTruth):
+    receiver = start(tmp_path, "receive")
+    send(small_series, receiver.wait_until_ready()["port"])
+    until(lambda: receiver.counts().jobs == {"ready": 1})
+    assert receiver.end() == 0
+    worker = start(tmp_path, "work")
+    until(lambda: worker.counts().jobs == {"leased": 1}, 60)
+    began = time.monotonic()
+    assert worker.end() == 0
+    assert time.monotonic() - began < 20
+    counts = worker.counts()
+    assert counts.jobs in ({"ready": 1}, {"done": 1})  # given back, or it was quicker than the grace
+
+
+def test_the_ready_file_of_an_earlier_run_is_not_mistaken_for_this_one_s(tmp_path: Path, start: Start):
+    (tmp_path / "work.json").write_text("{}")
+    (tmp_path / "node.toml").write_text("[runtime]\nmodels = 'nowhere'")
+    running = start(tmp_path, "work")
+    assert running.process.wait(60) == 2
+    assert not running.ready_file.exists()
