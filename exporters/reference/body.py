@@ -96,7 +96,7 @@ def _lungs(canvas: Canvas, trunk: Trunk, region: Region, grain: Field) -> None:
 
 
 def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: str | None) -> None:
-    extra = {None: 0.0, "arterial": 15.0, "venous": 55.0}[contrast]
+    extra = {None: 0.0, "arterial": 15.0, "venous": 55.0}[contrast] * trunk.iodine
     dome, bottom = trunk.dome, trunk.sacrum[2]
     width, depth = trunk.half_width[len(trunk.z) // 2], trunk.half_depth[len(trunk.z) // 2]
     my = float(trunk.at(dome - 80, [m[1] for m in trunk.middle]))
@@ -128,7 +128,7 @@ def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: s
         kidney = (side * 58.0, my + 0.30 * depth, trunk.last_thoracic - 48 - 8 * (side < 0))
         blob(kidney, (26, 27, 54), 33 + (150 if contrast else 0))
         blob(kidney, (9, 11, 24), trunk.fat_hu * 0.6)
-    heart = trunk.blood + (120 if contrast else 0)
+    heart = trunk.blood + {None: 0.0, "arterial": 230.0, "venous": 95.0}[contrast] * trunk.iodine
     blob((12, my - 0.45 * depth, dome - 5), (62, 45, 48), heart)
 
 
@@ -156,8 +156,8 @@ def _muscles(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def _vessels(canvas: Canvas, trunk: Trunk, contrast: str | None) -> None:
-    extra = {None: 0.0, "arterial": 240.0, "venous": 95.0}[contrast]
-    late = {None: 0.0, "arterial": 10.0, "venous": 85.0}[contrast]
+    extra = {None: 0.0, "arterial": 240.0, "venous": 95.0}[contrast] * trunk.iodine
+    late = {None: 0.0, "arterial": 10.0, "venous": 85.0}[contrast] * trunk.iodine
     z = np.asarray(trunk.z)
     spine, half = np.asarray(trunk.spine), np.asarray(trunk.body_half)
     up = np.clip((z - trunk.last_thoracic) / 60, 0, 1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.resampling import AIR
 from engine.volume import Box, Geometry, Vector
 
+CORTEX = 900.0  # mg/cm3 of compact bone (Silva 1994)
 Field = NDArray[np.float32]
 Number = float | NDArray[np.floating]
 
@@ -98,7 +99,8 @@ class Canvas:
         if self._any_mineral or not bare:
             _blend(self.mineral[at], mineral, share)
         if not np.isscalar(shell) or shell:
-            near = np.clip(1.0 - np.abs(distance + 0.25 * self.edge_mm) / self.edge_mm, 0.0, 1.0)
+            middle = shell * np.float32(5.0 / CORTEX)  # mm below the surface: half the cortex's thickness
+            near = np.clip(1.5 - 2.0 * np.abs(distance + middle) / self.edge_mm, 0.0, 1.0)  # its integral is edge_mm
             self.mineral[at] += near * (shell * np.float32(10.0 / self.edge_mm))  # mg/cm2 over mm -> mg/cm3
             bare = False
         self._any_mineral = self._any_mineral or not bare

@@ -99,7 +99,7 @@ class DenseNet3d(nn.Module):  # type: ignore[misc]
         """Blocks of dense layers; between them half the channels at half the edge."""
         super().__init__()
         channels = recipe.widths[0]
-        parts: list[nn.Module] = [_convolution(1, channels, 3), nn.AvgPool3d(2)]
+        parts: list[nn.Module] = [_convolution(1, channels, 2, stride=2)]
         for stage, count in enumerate(recipe.blocks):
             for _ in range(count):
                 parts.append(DenseLayer(channels, recipe.growth))

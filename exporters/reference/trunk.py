@@ -49,6 +49,7 @@ class Trunk:
     calcified: float  # 0..1
     table: float  # HU of its shell; 0: no table
     rib_drop: float
+    iodine: float  # how strongly a patient enhances, 1 is usual
 
     def at(self, z: Number, values: Sequence[float] | NDArray[np.float64]) -> Field:
         """A curve at heights."""
@@ -87,6 +88,7 @@ def draw_trunk(
         first_thoracic=by_name["T1"].centre[2], sacrum=sacrum.centre, organ_seed=int(rng.integers(2**31)),
         arms=bool(rng.random() < arms), metal=bool(rng.random() < metal), calcified=float(rng.beta(0.5, 1.2)),
         table=float(rng.choice([0.0, -300.0, -120.0, 60.0])), rib_drop=float(rng.uniform(0.8, 1.3)),
+        iodine=float(rng.uniform(0.6, 1.5)),
     )  # fmt: skip
 
 
