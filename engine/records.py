@@ -102,6 +102,7 @@ class Reason(StrEnum):
     OUTLIER_LEVEL = "outlier_level"
     NEAR_CUT = "near_cut"
     TRANSITIONAL = "transitional"
+    ONE_ANCHOR = "one_anchor"
     DENSITY_IMPLAUSIBLE = "density_implausible"
     # the work itself failed
     ANALYSIS_FAILED = "analysis_failed"

@@ -11,6 +11,7 @@ from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from engine.errors import UnsupportedSeries
 from engine.records import Reason, ScreeningResult, SeriesRef, VertebralLevel
@@ -114,6 +115,12 @@ class Segmentation:
     geometry: Geometry
     labels: NDArray[np.uint8]  # (K, J, I)
     segments: tuple[VertebralLevel | None, ...]  # None: found, not yet named
+
+    @cached_property
+    def boxes(self) -> tuple[Box | None, ...]:
+        """The smallest box around each segment, in their order; None: it has no voxel."""
+        found: list[Box | None] = ndimage.find_objects(self.labels, max_label=len(self.segments))  # type: ignore[assignment]
+        return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)

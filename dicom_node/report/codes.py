@@ -144,6 +144,7 @@ REASONS: dict[Reason, str] = {
     Reason.OUTLIER_LEVEL: "Differs from its neighbours",
     Reason.NEAR_CUT: "Near a class boundary",
     Reason.TRANSITIONAL: "Transitional vertebra",
+    Reason.ONE_ANCHOR: "Levels counted from one anchor",
     Reason.DENSITY_IMPLAUSIBLE: "Density implausible",
     Reason.ANALYSIS_FAILED: "Analysis failed",
     Reason.REPORT_FAILED: "Report failed",

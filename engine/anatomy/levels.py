@@ -113,6 +113,8 @@ def count_from(run: Sequence[Body], ties: Sequence[Tie]) -> _Count | None:
         told = "; ".join(f"by the {anchor} it is {_level(value + len(run) - 1)}" for anchor, value in firsts.items())
         flags = (QualityFlag(Reason.TRANSITIONAL, None, withholds=False, detail=f"lowest body: {told}"),)
     sure = agree and len(firsts) > 1
+    if len(firsts) == 1:
+        flags = (QualityFlag(Reason.ONE_ANCHOR, None, withholds=False, detail=f"counted from the {anchors[0]} alone"),)
     return _Count(run, first, anchors, Confidence.HIGH if sure else Confidence.MEDIUM, flags)
 
 
