@@ -36,14 +36,14 @@ _WARNING: _Colour = (150, 22, 22)
 _PANEL_TOP, _PANEL_HEIGHT, _PANELS_WIDTH = 112, 812, 852
 _TABLE_LEFT, _TABLE_RIGHT = 908, 1576
 _COLUMNS = {
-    "Level": (0, "l"), "HU mean": (136, "r"), "SD": (190, "r"), "vBMD mg/cm3": (318, "r"), "Class": (346, "l"),
-    "Notes": (470, "l"),
+    "Level": (0, "l"), "HU mean": (134, "r"), "SD": (184, "r"), "vBMD mg/cm3": (308, "r"), "Class": (332, "l"),
+    "Notes": (450, "l"),
 }  # fmt: skip
 """Where each column begins or, if right-aligned, ends."""
 _FINDINGS = {
     BoneFinding.NORMAL: "Normal",
     BoneFinding.OSTEOPENIA: "Osteopenia",
-    BoneFinding.OSTEOPOROSIS: "OSTEOPOROSIS",
+    BoneFinding.OSTEOPOROSIS: "Osteoporosis",
 }
 
 
@@ -152,8 +152,8 @@ def _draw_summary(draw: ImageDraw.ImageDraw, result: ScreeningResult) -> None:
         levels = ", ".join(level.value for level in result.aggregated_levels)
         _say(draw, (x, y), f"{density:.1f} mg/cm3", 34, _TEXT, "lt")
         if finding is not None:
-            _say(draw, (_TABLE_RIGHT - 16, y), _FINDINGS[finding], 34, _TEXT, "rt")
-        _say(draw, (x, y + 46), f"Mean trabecular density of {levels} (*)", 18, _TEXT, "lt")
+            _say(draw, (_TABLE_RIGHT - 16, y), _FINDINGS[finding].upper(), 34, _TEXT, "rt")
+        _say(draw, (x, y + 46), _shorten(f"Mean trabecular density* of {levels}", 18, 636), 18, _TEXT, "lt")
     else:
         reasons = why_withheld(result, None)
         _say(draw, (x, y), "No density given", 34, _TEXT, "lt")

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from traceback import extract_tb
 
 from pydicom import Dataset
 
@@ -51,8 +52,10 @@ def write_report(analysis: Analysis, folder: Path, options: ReportOptions) -> Wr
     except ScreeningError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, UnicodeError) as bad:
-        message = f"the report can't be written from these source headers ({type(bad).__name__})"
-        raise SeriesError(Reason.REPORT_FAILED, message) from None  # the cause may quote what the header says
+        place = extract_tb(bad.__traceback__)[-1]
+        where = f"{type(bad).__name__} in {Path(place.filename).name}, line {place.lineno}"
+        # the cause may quote what the header says, so only its kind and place are told
+        raise SeriesError(Reason.REPORT_FAILED, f"no report can be written from these headers ({where})") from None
     written = tuple(_write_object(kind, dataset, folder) for kind, dataset in objects)
     picture_path = None
     if picture is not None:

@@ -107,7 +107,9 @@ def test_it_says_every_number_of_the_result(series, said):
         assert f"{result.value(Quantity.VOLUMETRIC_BMD, level):.1f}" in said
     for level in result.levels:
         assert f"{result.value(Quantity.ATTENUATION_MEAN, level):.0f}" in said
-    assert "Osteopenia" in said
+    assert "OSTEOPENIA" in said
+    assert said.count("Osteopenia") == len(result.aggregated_levels)
+    assert "Mean trabecular density* of L1, L2" in said
     assert "Dense focus in the core" in said
     assert "Whole series: Near a class boundary" in said
     assert any(word.startswith("NOT FOR DIAGNOSIS") for word in said)
