@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine.programs.vertebral import VertebralProgram
-
 from dicom_node.config import NodeConfig
 from dicom_node.report.write import write_report
 from dicom_node.worker import place_of
 from engine.errors import BadOption, DeploymentError, SeriesError, UnreadableInstance
 from engine.loading.headers import read_header
+from engine.programs.vertebral import VertebralProgram
 from engine.records import (
     InstanceHeader,
     Measurement,
