@@ -165,14 +165,15 @@ def _draw_summary(draw: ImageDraw.ImageDraw, result: ScreeningResult) -> None:
 
 def _draw_table(draw: ImageDraw.ImageDraw, result: ScreeningResult) -> None:
     top = _PANEL_TOP + 128
-    for name, (offset, side) in _COLUMNS.items():
+    columns = _columns(result)
+    for name, (offset, side) in columns.items():
         _say(draw, (_TABLE_LEFT + 16 + offset, top + 6), name, 16, _QUIET, side + "m")
     top += 26
     room = _PANEL_TOP + _PANEL_HEIGHT - 56 - top
     step = min(46, room // max(1, len(result.levels)))
     for level in result.levels:
         draw.line((_TABLE_LEFT, top, _TABLE_RIGHT, top), _LINE, 1)
-        _draw_row(draw, result, level, top, step)
+        _draw_row(draw, result, level, columns, (top, step))
         top += step
     draw.line((_TABLE_LEFT, top, _TABLE_RIGHT, top), _LINE, 1)
     whole = dict.fromkeys(codes.REASONS[flag.reason] for flag in result.flags(None))
@@ -181,8 +182,22 @@ def _draw_table(draw: ImageDraw.ImageDraw, result: ScreeningResult) -> None:
         _say(draw, (_TABLE_LEFT + 16, top + 14), text, 17, _TEXT, "lt")
 
 
-def _draw_row(draw: ImageDraw.ImageDraw, result: ScreeningResult, level: VertebralLevel, top: int, step: int) -> None:
-    middle, left = top + step // 2, _TABLE_LEFT + 16
+def _columns(result: ScreeningResult) -> dict[str, tuple[int, str]]:
+    """The table's columns; where a policy classifies the patient only, the notes take the place of the class."""
+    if any(result.finding(level) for level in result.levels):
+        return _COLUMNS
+    return {**{name: at for name, at in _COLUMNS.items() if name != "Class"}, "Notes": _COLUMNS["Class"]}
+
+
+def _draw_row(
+    draw: ImageDraw.ImageDraw,
+    result: ScreeningResult,
+    level: VertebralLevel,
+    columns: dict[str, tuple[int, str]],
+    place: tuple[int, int],
+) -> None:
+    """One level; place: where the row begins, and how high it is."""
+    middle, left = place[0] + place[1] // 2, _TABLE_LEFT + 16
     mean, spread = (result.value(q, level) for q in (Quantity.ATTENUATION_MEAN, Quantity.ATTENUATION_SD))
     density, finding = result.value(Quantity.VOLUMETRIC_BMD, level), result.finding(level)
     used = level in result.aggregated_levels
@@ -194,11 +209,13 @@ def _draw_row(draw: ImageDraw.ImageDraw, result: ScreeningResult, level: Vertebr
         "Class": "-" if finding is None else _FINDINGS[finding],
     }
     for name, text in cells.items():
+        if name not in columns:
+            continue
         size = 15 if text == "withheld" else 17 if name == "Class" else 20
-        offset, side = _COLUMNS[name]
+        offset, side = columns[name]
         _say(draw, (left + offset, middle), text, size, _TEXT, side + "m")
     notes = "; ".join(dict.fromkeys(codes.REASONS[flag.reason] for flag in result.flags(level)))
-    offset, _ = _COLUMNS["Notes"]
+    offset, _ = columns["Notes"]
     lines = _wrap(notes, 14, _TABLE_RIGHT - left - offset, 2)
     for n, line in enumerate(lines):
         _say(draw, (left + offset, middle + round((n - (len(lines) - 1) / 2) * 16)), line, 14, _TEXT, "lm")
