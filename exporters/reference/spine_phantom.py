@@ -20,11 +20,9 @@ from exporters.reference.body import paint_foreground, paint_trunk
 from exporters.reference.canvas import Canvas
 from exporters.reference.trunk import Trunk, draw_trunk, rib_path
 from exporters.reference.vertebra import (
-    DISC,
     MARROW_SHELL,
     RIB,
     SIZES,
-    TISSUES,
     Vertebra,
     paint_arch,
     paint_body,
@@ -280,7 +278,3 @@ def _below(last: Vertebra, tilt: float, scale: float, tall: float) -> Vertebra:
     x, y, z = (float(value) for value in centre)
     return Vertebra("S1", 0, (x, y, z), tilt, last.lean / 2, 0.0, 50 * scale, 33 * scale, height, 0.0,
                     last.vbmd, last.marrow, last.shell)  # fmt: skip
-
-
-__all__ = ["DISC", "TISSUES", "PhantomOptions", "Raster", "SpinePhantom", "draw_phantom", "field_of_view",
-           "levels_in_view", "rasterise"]  # fmt: skip

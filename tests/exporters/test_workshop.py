@@ -148,7 +148,7 @@ def test_every_recipe_can_be_read(path):
 def test_a_recipe_with_an_unknown_key_is_refused(tmp_path):
     text = (RECIPES / "spine.toml").read_text().replace("steps =", "stepps =")
     (tmp_path / "spine.toml").write_text(text)
-    with pytest.raises(BadOption, match="'spine.training.stepps'; did you mean 'spine.training.steps'"):
+    with pytest.raises(BadOption, match=r"'spine\.training\.stepps'; did you mean 'spine\.training\.steps'"):
         read_recipe(tmp_path / "spine.toml")
 
 
