@@ -17,7 +17,7 @@ import numpy as np
 from pydicom import DataElement, Dataset, config, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import DSfloat, validate_value
 
 from dicom_node.report import codes
 from engine.errors import IncompleteSeries, SeriesError
@@ -47,8 +47,10 @@ _SLICE = (
     "PixelSpacing", "SliceThickness",
 )  # fmt: skip
 
-_GRAMMAR = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
-"""Value representations whose values can be wrong; text can only be long."""
+_GRAMMAR = frozenset({"AS", "CS", "DA", "DT", "TM"})
+"""Value representations whose values can be without meaning; text and UIDs stay as they are."""
+
+_LONGEST_CODE = (16, 16, 64)  # value, scheme, meaning (PS3.5: SH, SH, LO)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +75,13 @@ class SourceHeaders:
         """The CT procedure, by the source's own code where it has a whole one."""
         for item in self.identity.get("ProcedureCodeSequence") or ():
             words = [str(item.get(key) or "") for key in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]
-            if all(words):
+            if all(0 < len(word) <= most for word, most in zip(words, _LONGEST_CODE, strict=True)):
                 return Code(*words)
         return codes.CT_PROCEDURE
 
     def local_time(self, moment: datetime) -> datetime:
         """A moment in the zone that the source's times are in: its own, else this machine's."""
-        offset = str(self.identity.get("TimezoneOffsetFromUTC") or "")
-        if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
-            shift = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
-            return moment.astimezone(timezone(-shift if offset[0] == "-" else shift))
-        return moment.astimezone()
+        return moment.astimezone(_zone(str(self.identity.get("TimezoneOffsetFromUTC") or "")))
 
 
 def read_source(analysis: Analysis, slices: Iterable[int]) -> SourceHeaders:
@@ -148,25 +146,31 @@ def _decoded(dataset: Dataset) -> Dataset:
         if tag.is_private or tag.group == 0x0002 or tag == 0x00080005:
             continue
         try:
-            element = _decoded_element(dataset[tag])
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+            plain[tag] = _decoded_element(dataset[tag])
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError):
             continue
-        if element is not None:
-            plain[tag] = element
     return plain
 
 
-def _decoded_element(element: DataElement) -> DataElement | None:
-    """The element with plain text instead of bytes and character sets; None where it breaks its grammar."""
+def _decoded_element(element: DataElement) -> DataElement:
+    """The element with plain text instead of bytes and character sets.
+
+    Raises:
+        ValueError: it breaks its grammar.
+    """
     vr, value = element.VR, element.value
     if vr == "SQ":
         value = [_decoded(item) for item in value]
     elif vr == "PN":
         value = [str(name) for name in value] if element.VM > 1 else str(value or "")
-    elif vr in _GRAMMAR and value not in (None, ""):
+    elif value in (None, ""):
+        value = None
+    elif vr == "DS":  # scanners write more than the 16 characters that a decimal string may have
+        numbers = [DSfloat(float(single), auto_format=True) for single in (value if element.VM > 1 else [value])]
+        value = numbers if element.VM > 1 else numbers[0]
+    elif vr in _GRAMMAR:
         for single in value if element.VM > 1 else [value]:
-            text = getattr(single, "original_string", None) or str(single)
-            validate_value(vr, text, config.RAISE)  # a ValueError leaves it out
+            validate_value(vr, getattr(single, "original_string", None) or str(single), config.RAISE)
     return DataElement(element.tag, vr, value, validation_mode=config.IGNORE)
 
 
@@ -179,9 +183,25 @@ def _identity(header: Dataset) -> Dataset:
             setattr(identity, keyword, "")
     if not identity.get("PatientWeight", 0):
         identity.pop("PatientWeight", None)  # 0 kg stands for "not asked"
+    if _zone(str(identity.get("TimezoneOffsetFromUTC") or "")) is None:
+        identity.pop("TimezoneOffsetFromUTC", None)
     if not identity.get("StudyInstanceUID"):
         raise SeriesError(Reason.REPORT_FAILED, "a source image has no Study Instance UID")
     return identity
+
+
+def _zone(offset: str) -> timezone | None:
+    """Source: PS3.3 C.12.1.1: "&ZZXX", from -1200 to +1400.
+
+    >>> _zone("+0530")
+    datetime.timezone(datetime.timedelta(seconds=19800))
+    >>> _zone("+9900") is None
+    True
+    """
+    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+        return None
+    shift = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
+    return timezone(-shift if offset[0] == "-" else shift) if shift <= timedelta(hours=14) else None
 
 
 def _without_patient(header: Dataset) -> Dataset:

@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from pydicom import Dataset, config, dcmread
@@ -85,6 +86,31 @@ def test_a_value_without_meaning_is_left_out_in_silence(keyword, value, changed,
     for one in written.objects:
         assert not dcmread(one.path).get(keyword)
     _tells_nothing(caplog.text)
+
+
+def test_numbers_longer_than_dicom_allows_keep_their_place(series, changed, tmp_path):
+    """Scanners write positions with more than 16 characters; no validator minds ours."""
+
+    def change(dataset: Dataset) -> None:
+        position = [float(value) + 1e-9 / 3 for value in dataset.ImagePositionPatient]
+        _patched("ImagePositionPatient", "\\".join(f"{value:.15f}" for value in position).encode())(dataset)
+        _patched("PixelSpacing", rb"1.60000000000000009\1.60000000000000009")(dataset)
+
+    written = write_report(changed(change), _folder(tmp_path), ReportOptions(picture=False))
+    frames = dcmread(written.objects[1].path).PerFrameFunctionalGroupsSequence
+    for value in frames[0].PlanePositionSequence[0].ImagePositionPatient:
+        assert len(str(value)) <= 16
+    first = np.flatnonzero(series.trabecular.labels.any(axis=(1, 2)))[0]
+    heights = sorted(float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in frames)
+    assert heights[0] == pytest.approx(series.volume.geometry.to_patient(np.array([first, 0.0, 0.0]))[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("offset", ["+9900", "east", "-1"])
+def test_a_time_zone_without_meaning_is_left_out(offset, changed, tmp_path):
+    written = write_report(
+        changed(valued(TimezoneOffsetFromUTC=offset)), _folder(tmp_path), ReportOptions(picture=False)
+    )
+    assert "TimezoneOffsetFromUTC" not in dcmread(written.objects[0].path)
 
 
 def _patched(keyword: str, value: bytes):
