@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,8 +45,6 @@ class Commands(TyperGroup):
         except DeploymentError as error:
             _say(str(error))
             sys.exit(DEPLOYMENT)
-        except KeyboardInterrupt:
-            sys.exit(130)
         except Exception as bug:  # its words may quote a header
             if os.environ.get(DEBUG):
                 raise
@@ -147,13 +145,10 @@ def analyse(
     configure_logs(LogOptions(level="ERROR"))
     key = None if path is None else site_key(options)
     with _progress() as bar:
-        tasks: dict[str, Any] = {}
+        task = bar.add_task("")
 
         def told(stage: str, done: int, total: int) -> None:
-            task = tasks.setdefault(stage, None)
-            if task is None:
-                task = tasks[stage] = bar.add_task(stage, total=total or None)
-            bar.update(task, completed=done, total=total or None)
+            bar.update(task, description=stage, completed=done, total=total or None)
 
         outcome = folder.analyse_folder(source, output, options, key, told)
     out = Console()
@@ -177,7 +172,10 @@ def status(
             counts, spool = _status(database, options)
             typer.echo(json.dumps(asdict(counts) | {"spool": spool}, indent=2))
         elif watch:
-            with Live(console.status_tables(*_status(database, options)), auto_refresh=False) as live:
+            with (
+                suppress(KeyboardInterrupt),
+                Live(console.status_tables(*_status(database, options)), auto_refresh=False) as live,
+            ):
                 while True:
                     time.sleep(1.0)
                     live.update(console.status_tables(*_status(database, options)), refresh=True)
@@ -313,7 +311,7 @@ def _status(database: Database, config: NodeConfig) -> tuple[overview.Counts, di
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    columns = (SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn())
     screen = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=screen, transient=True, disable=not screen.is_terminal) as bar:
         yield bar

@@ -40,7 +40,7 @@ RESULT_FORM = "trabecula.result"
 RESULT_VERSION = 1
 
 Told = Callable[[str, int, int], None]
-"""What is told while it runs: a stage in words, how many are done, of how many (0: not known)."""
+"""What is told while it runs: a stage in words, how many files or series are done, of how many (0: not known)."""
 
 
 @dataclass(slots=True)
@@ -131,18 +131,21 @@ def _analysed(
     if not wanted:
         yield from (_entry(one, chosen[one.series_instance_uid]) for one in series)
         return
-    told("opening models", 0, len(wanted))
+    told("opening models", 0, n := len(wanted))
     with VertebralProgram(config.vertebral, config.runtime) as program:
         done = 0
         for one in series:
             choice = chosen[one.series_instance_uid]
             entry = _entry(one, choice)
             if choice.reason is None:
-                told("analysing", done, len(wanted))
+                entry |= _outcome(program, one, output, config, _stage_told(told, done, n))
                 done += 1
-                entry |= _outcome(program, one, output, config)
             yield entry
-    told("analysing", done, len(wanted))
+    told("analysed", done, n)
+
+
+def _stage_told(told: Told, done: int, total: int) -> Callable[[str], None]:
+    return lambda stage: told(f"analysing: {stage}", done, total)
 
 
 def _entry(series: SeriesRef, choice: Selection) -> dict[str, Any]:
@@ -162,10 +165,13 @@ def _entry(series: SeriesRef, choice: Selection) -> dict[str, Any]:
     }
 
 
-def _outcome(program: VertebralProgram, series: SeriesRef, output: Path, config: NodeConfig) -> dict[str, Any]:
+def _outcome(
+    program: VertebralProgram, series: SeriesRef, output: Path, config: NodeConfig, stage: Callable[[str], None]
+) -> dict[str, Any]:
     """What the analysis of one series adds to its entry."""
     try:
-        analysis = program.analyse(series)
+        analysis = program.analyse(series, stage)
+        stage("report")
         folder = output / folder_name(series)
         folder.mkdir(exist_ok=True)
         written = write_report(analysis, folder, config.report)

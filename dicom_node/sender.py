@@ -38,7 +38,7 @@ OUT_OF_RESOURCES = range(0xA700, 0xA800)
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 REAP_EVERY_S = 30.0  # our choice: how often objects are looked for whose sender died
 LONGEST_PAUSE_S = 30.0  # our choice: between attempts to reach a database that is out of order
-STALL_MARGIN_S = 60.0  # our choice: beyond all timeouts together; then pynetdicom waits for a thread that is gone
+STALL_MARGIN_S = 60.0  # our choice: beyond all timeouts together; nothing that is alive takes so long
 
 
 @dataclass(frozen=True, slots=True)

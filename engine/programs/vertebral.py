@@ -4,7 +4,7 @@ The vertebral program: from a CT series to the density of its vertebrae.
 One stage a line; stages know the types that they pass on and nothing of each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -94,13 +94,16 @@ class VertebralProgram:
         """Close the models."""
         self._opened.close()
 
-    def analyse(self, series: SeriesRef) -> Analysis:
+    def analyse(self, series: SeriesRef, told: Callable[[str], object] = str) -> Analysis:
         """Take one series from its files to its result.
+
+        Args:
+            told: called with the name of each stage when it begins, for people who wait.
 
         Raises:
             SeriesError: it can't be analysed; the reason says why.
         """
-        options, watch = self.options, _Watch()
+        options, watch = self.options, _Watch(told)
         with watch("load"):
             volume = load(series, options.loading)
         with watch("segment"):
@@ -192,11 +195,13 @@ def _engine_version() -> str:
 class _Watch:
     """Seconds of each stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], object]) -> None:
         self.seconds: tuple[tuple[str, float], ...] = ()
+        self._told = told
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        self._told(stage)
         begun = perf_counter()
         yield
         self.seconds += ((stage, perf_counter() - begun),)

@@ -1,9 +1,11 @@
 """Reports reach every destination that is there, in the end; none is lost on one that is not."""
 
 import logging
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -332,6 +334,35 @@ def test_a_peer_that_does_not_know_us_says_why(reports: Reports):
             echo(pacs(there.port, ae_title="WRONG"), options())
         assert Sender(reports.database, options(pacs(there.port, ae_title="WRONG"))).run(until_idle=True) == 0
     assert reports.states("pacs") == ["ready"] * 2
+
+
+HANGS = """
+import sys
+from db.connection import DatabaseOptions, open_database
+from dicom_node.sender import Destination, Sender, SenderOptions
+
+peer = Destination("pacs", "PACS", "127.0.0.1", int(sys.argv[2]))
+database = open_database(DatabaseOptions(f"sqlite:///{sys.argv[1]}/memory.db"))
+sender = Sender(database, SenderOptions(destinations=(peer,)))
+sender._stall_s = 1.0  # instead of minutes
+sender.run()
+"""
+
+
+def test_a_sender_that_hangs_ends_its_process_and_loses_nothing(reports: Reports):
+    reports.add("pacs")
+    released = threading.Event()
+
+    def never(_: evt.Event) -> int:
+        released.wait(20)
+        return 0x0000
+
+    with peer(never) as there:
+        command = [sys.executable, "-c", HANGS, str(reports.folder), str(there.port)]
+        ran = subprocess.run(command, timeout=30, check=False)
+        released.set()
+    assert ran.returncode == os.EX_TEMPFAIL
+    assert reports.states("pacs") == ["leased"] * 2
 
 
 def test_echo_tells_whether_a_peer_is_there():
