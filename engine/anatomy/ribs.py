@@ -20,6 +20,7 @@ from engine.volume import TissueMap
 
 HEAD_MM = 12.0  # from a body's surface to its rib; our choice: heads touch the body, a network may miss their tip
 BRIDGE_MM = 10.0  # a transverse process parts a rib's head from its shaft by no more; ribs lie further apart
+NECK_MM = 70.0  # from a rib's head: farther away no transverse process parts it
 ASIDE_MM = 55.0  # a rib reaches this far from the midline, a lumbar transverse process does not (48 mm at L3)
 SPECK_CM3 = 0.1  # a smaller piece is no part of a rib; our choice: a centimetre of one has three times as much
 LOW_RIB = 0.25  # of a body's height below its middle: a rib meets its own body above that
@@ -57,9 +58,10 @@ class RibCage:
 
     def rib(self, head: int) -> NDArray[np.bool_]:
         """(N,): the rib that a voxel belongs to: its piece and those that a transverse process parts from it."""
-        own = self.pieces == self.pieces[head]
-        gap, _ = cKDTree(self.points[own]).query(self.points, distance_upper_bound=BRIDGE_MM)
-        return np.isin(self.pieces, np.unique(self.pieces[np.isfinite(gap)]))
+        near = np.linalg.norm(self.points - self.points[head], axis=1) <= NECK_MM
+        own = near & (self.pieces == self.pieces[head])
+        gap, _ = cKDTree(self.points[own]).query(self.points[near], distance_upper_bound=BRIDGE_MM)
+        return np.isin(self.pieces, np.unique(self.pieces[near][np.isfinite(gap)]))
 
 
 def bearing(pair: Pair) -> Bearing:
