@@ -19,7 +19,8 @@ from engine.anatomy.centreline import Centreline
 from engine.volume import TissueMap
 
 HEAD_MM = 12.0  # from a body's surface to its rib; our choice: heads touch the body, a network may miss their tip
-BRIDGE_MM = 10.0  # a transverse process parts a rib's head from its shaft by no more; ribs lie further apart
+BRIDGE_MM = 18.0  # across: a transverse process parts a rib's head from its shaft by no more
+RISE = 2.2  # along the patient distances count so much more: the next rib lies above or below
 NECK_MM = 70.0  # from a rib's head: farther away no transverse process parts it
 ASIDE_MM = 55.0  # a rib reaches this far from the midline, a lumbar transverse process does not (48 mm at L3)
 SPECK_CM3 = 0.1  # a smaller piece is no part of a rib; our choice: a centimetre of one has three times as much
@@ -60,7 +61,8 @@ class RibCage:
         """(N,): the rib that a voxel belongs to: its piece and those that a transverse process parts from it."""
         near = np.linalg.norm(self.points - self.points[head], axis=1) <= NECK_MM
         own = near & (self.pieces == self.pieces[head])
-        gap, _ = cKDTree(self.points[own]).query(self.points[near], distance_upper_bound=BRIDGE_MM)
+        steep = self.points * (1.0, 1.0, RISE)
+        gap, _ = cKDTree(steep[own]).query(steep[near], distance_upper_bound=BRIDGE_MM)
         return np.isin(self.pieces, np.unique(self.pieces[near][np.isfinite(gap)]))
 
 

@@ -60,3 +60,11 @@ def raster_truth(seed: int, options: PhantomOptions = PLAIN) -> Truth:
 @pytest.fixture(scope="session")
 def truths() -> tuple[Truth, ...]:
     return tuple(raster_truth(seed) for seed in (1, 5, 9))
+
+
+@pytest.fixture(scope="session")
+def transitional_truths() -> tuple[Truth, ...]:
+    """A patient with six lumbar bodies, and one with ribs at L1."""
+    odd = PhantomOptions(fracture=0.0, transitional=1.0, metal=0.0, arms=0.0)
+    found = {draw_phantom(seed, options=odd).levels[-1]: seed for seed in range(8, 0, -1)}
+    return tuple(raster_truth(seed, odd) for seed in found.values())
