@@ -59,7 +59,7 @@ def randomise(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: n
 
 def _centre(labels: NDArray[np.uint8], rng: np.random.Generator) -> list[int]:
     if rng.random() < 0.85:
-        wanted = int(rng.choice([1, 1, 2, 3, 4, 5]))
+        wanted = int(rng.choice([1, 1, 2, 3, 4, 4, 5]))
         for _ in range(60):
             k = int(rng.integers(labels.shape[0]))
             found = np.argwhere(labels[k] == wanted)
