@@ -6,6 +6,7 @@ The workshop's command line: phantoms, training, export, evaluation, and models 
 
 import os
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,15 @@ Models = Annotated[Path, typer.Option(help="The model folder that packages go in
 Device = Annotated[str, typer.Option(help="What torch computes on: cpu, cuda, ...")]
 Threads = Annotated[int, typer.Option(help="Threads of one computation; 0: all.")]
 Processes = Annotated[int, typer.Option(help="Processes that draw phantoms; 0: as many as there are processors.")]
+
+
+class Contrast(StrEnum):
+    """When a phantom is scanned after iodine."""
+
+    NONE = "none"
+    ARTERIAL = "arterial"
+    VENOUS = "venous"
+
 
 HERE = Path(".cache/workshop")
 
@@ -98,7 +108,7 @@ def phantom(
     pixels: Annotated[int, typer.Option(help="Rows and columns.")] = 512,
     pixel_mm: Annotated[float, typer.Option(help="Distance of pixels, mm.")] = 0.8,
     slice_mm: Annotated[float, typer.Option(help="Distance of slices, mm.")] = 1.5,
-    contrast: Annotated[str, typer.Option(help="'', 'arterial' or 'venous'.")] = "",
+    contrast: Annotated[Contrast, typer.Option(help="Phase of an iodine injection.")] = Contrast.NONE,
 ) -> None:
     """Write a phantom's CT as a DICOM series, and print what is known about it."""
     from exporters.reference.phantom_series import write_series
@@ -109,7 +119,9 @@ def phantom(
     geometry = field_of_view(
         patient, top, bottom, pixels=pixels, pixel_mm=pixel_mm, slice_mm=slice_mm, offset_mm=(0.0, -45.0)
     )
-    truth = write_series(folder, patient, scanner(machine), geometry, contrast=contrast or None)
+    truth = write_series(
+        folder, patient, scanner(machine), geometry, contrast=None if contrast is Contrast.NONE else contrast
+    )
     console.print(f"{len(truth.paths)} slices in {folder}; {patient.sex}, {patient.age} years")
     for level, density in truth.vbmd.items():
         console.print(f"  {level}: {density:.1f} mg/cm3")

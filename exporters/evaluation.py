@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import BadOption
 from engine.records import VertebralLevel
 from engine.runtime.backends import RuntimeOptions, open_session
 from engine.runtime.manifest import ModelPackage
@@ -54,8 +55,6 @@ def evaluate(recipe: Recipe, package: ModelPackage, *, threads: int = 0) -> dict
 def cases(recipe: Recipe) -> list[Case]:
     """The evaluation scans; every other one on the unseen machine."""
     plan, seen = recipe.evaluation, recipe.data.scanners
-    if plan.unseen_scanner in seen:
-        raise ValueError(f"scanner '{plan.unseen_scanner}' is among the training's")
     return [
         Case(plan.first_seed + n, plan.unseen_scanner if n % 2 else seen[n // 2 % len(seen)], n % 2 == 0)
         for n in range(plan.cases)
@@ -142,12 +141,12 @@ def write_figures(figures: dict[str, Any], folder: Path) -> Path:
         folder: of the cards; `<model>.md` must be there with the marks in it.
 
     Raises:
-        ValueError: the card has no place for figures.
+        BadOption: there is no card, or it has no place for figures.
     """
     card = folder / f"{figures['model']}.md"
-    text = card.read_text(encoding="utf-8")
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if BEGIN not in text or END not in text:
-        raise ValueError(f"card '{card.name}' has no place for figures: '{BEGIN}' ... '{END}'")
+        raise BadOption(f"card '{card.name}' is missing, or has no place for figures: '{BEGIN}' ... '{END}'")
     (folder / f"{figures['model']}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     card.write_text(f"{before}{BEGIN}\n\n{table(figures)}\n\n{END}{after}", encoding="utf-8")

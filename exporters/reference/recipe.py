@@ -86,9 +86,11 @@ class Recipe:
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
     def __post_init__(self) -> None:
-        """Refuse a task that nobody knows how to train."""
+        """Refuse a task that nobody knows how to train, and an evaluation that the training has seen."""
         if self.task not in ("spine_segmentation", "vertebral_bmd"):
             raise ValueError(f"task '{self.task}' is neither 'spine_segmentation' nor 'vertebral_bmd'")
+        if self.evaluation.unseen_scanner in self.data.scanners:
+            raise ValueError(f"unseen_scanner '{self.evaluation.unseen_scanner}' is among the training's")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -100,5 +102,6 @@ def read_recipe(path: Path) -> Recipe:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadOption(f"recipe '{path.name}' can't be read: {error}") from error
+        what = error.strerror if isinstance(error, OSError) else error
+        raise BadOption(f"recipe '{path.name}' can't be read: {what}") from error
     return read_options(Recipe, table, path.stem)

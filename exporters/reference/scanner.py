@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from engine.errors import BadOption
 from engine.volume import Geometry
 from exporters.reference.spine_phantom import Raster, SpinePhantom, rasterise
 
@@ -55,9 +56,12 @@ def scanner(key: str) -> Scanner:
     """A scanner by its key.
 
     Raises:
-        KeyError: there is none of that name.
+        BadOption: there is none of that name.
     """
-    return {one.key: one for one in SCANNERS}[key]
+    known = {one.key: one for one in SCANNERS}
+    if key not in known:
+        raise BadOption(f"no scanner '{key}'; known are: {', '.join(known)}")
+    return known[key]
 
 
 def scan(
