@@ -70,19 +70,28 @@ def _heights(cloud: NDArray[np.float64], up: NDArray[np.float64], geometry: Geom
         left, back, up = _frame(up)
         up = up - slope[0] * left - slope[1] * back
         up /= np.linalg.norm(up)
-    u, v, w = _in_frame(cloud, up)
-    band = np.abs(u - np.median(u)) <= MIDDLE_BAND * (np.percentile(u, 99) - np.percentile(u, 1))
-    front, rear = np.percentile(v[band], (0.5, 99.5))
-    depth, width = rear - front, 2 * MIDDLE_BAND * (np.percentile(u, 99) - np.percentile(u, 1))
-    if depth <= 0 or width <= 0:
+    left, back, up = _frame(up)
+    axes, spacing = np.asarray(geometry.direction), np.asarray(geometry.spacing_mm)
+    u, v = cloud @ left, cloud @ back
+    half = MIDDLE_BAND * float(np.percentile(u, 99) - np.percentile(u, 1))
+    middle = float(np.median(u))
+    front, rear = np.percentile(v[np.abs(u - middle) <= half], (0.5, 99.5))
+    depth = float(rear - front)
+    if depth <= 0 or half <= 0:
         return None
+    steps = [float(np.abs(axes @ axis) @ spacing) for axis in (left, back, up)]
+    inside = _overlap(u, steps[0], middle - half, middle + half)
+    zone = [
+        float(inside @ _overlap(v, steps[1], front + a * depth, front + b * depth)) / ((b - a) * depth * 2 * half)
+        for a, b in ZONES.values()
+    ]
     bone = geometry.voxel_volume_mm3
-    share = (v[band] - front) / depth
-    zone = [np.count_nonzero((share >= a) & (share < b)) * bone / ((b - a) * depth * width) for a, b in ZONES.values()]
-    step = max(
-        abs(float(np.dot(up, axis))) * mm for axis, mm in zip(geometry.direction, geometry.spacing_mm, strict=True)
-    )
-    return Heights(float(zone[0]), float(zone[1]), float(zone[2]), step)
+    return Heights(zone[0] * bone, zone[1] * bone, zone[2] * bone, float(steps[2]))
+
+
+def _overlap(at: NDArray[np.float64], step_mm: float, low: float, high: float) -> NDArray[np.float64]:
+    """Share of voxels of a width around points that lies between two limits."""
+    return np.clip((np.minimum(at + step_mm / 2, high) - np.maximum(at - step_mm / 2, low)) / step_mm, 0, 1)
 
 
 def _frame(up: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
