@@ -35,7 +35,7 @@ FIELDS = frozenset({"study_instance_uid", "series_instance_uid", "reason", "peer
 LONGEST_TEXT = 400  # characters of one argument; our choice
 FLOOD_COUNT, FLOOD_S = 20, 60.0  # warnings from one place in so many seconds; further ones are counted. Our choice
 
-_UID = re.compile(r"(?<![0-9])[0-2](?:\.[0-9]+){4,}")
+_UID = re.compile(r"(?<![0-9])(?:[0-2](?:\.[0-9]+){4,}|2\.25\.[0-9]{9,})")  # long ones, and those made of a UUID
 _PATH = re.compile(r"(?<![\w.])(?:~|\.{1,2})?/+[^\s'\",;)]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _PERSON = re.compile(r"\S*\^\S*")  # DICOM parts a person's name by ^
@@ -97,6 +97,8 @@ def shown(value: object) -> object:
 
     >>> shown("1.2.840.10008.1.2 is at /archive/DOE^JANE/1.dcm")
     'uid-76708661 is at (path)'
+    >>> shown("2.25.193028915418363870436268725517715648984")
+    'uid-fcafefe8'
     >>> shown(ValueError("DOE^JANE"))
     'ValueError'
     """
