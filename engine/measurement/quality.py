@@ -49,7 +49,8 @@ def quality_flags(
         bodies, cores: on the volume's grid, with the same segments.
     """
     flags = series_flags(series, options)
-    heights = body_heights(bodies)
+    cut = {n for n, box in enumerate(bodies.boxes, start=1) if box is not None and _ends(box, bodies)}
+    heights = {n: found for n, found in body_heights(bodies).items() if n not in cut}
     metal = _metal(volume, bodies, options)
     for n, (level, box) in enumerate(zip(bodies.segments, bodies.boxes, strict=True), start=1):
         if level is None or box is None:
@@ -107,13 +108,18 @@ def outliers(density: Mapping[VertebralLevel, float], options: QualityOptions) -
 
 
 def _field_of_view(level: VertebralLevel, box: Box, bodies: Segmentation) -> list[QualityFlag]:
-    ends = [
+    ends = _ends(box, bodies)
+    detail = f"touches the first or last {' and '.join(ends)}"
+    return [QualityFlag(Reason.FIELD_OF_VIEW, level, withholds=True, detail=detail)] if ends else []
+
+
+def _ends(box: Box, bodies: Segmentation) -> list[str]:
+    """Along which axes a body reaches the border of the volume."""
+    return [
         name
         for part, size, name in zip(box, bodies.geometry.shape, ("slice", "row", "column"), strict=True)
         if part.start == 0 or part.stop == size
     ]
-    detail = f"touches the first or last {' and '.join(ends)}"
-    return [QualityFlag(Reason.FIELD_OF_VIEW, level, withholds=True, detail=detail)] if ends else []
 
 
 def _core_size(
