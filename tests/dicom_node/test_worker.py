@@ -201,15 +201,27 @@ def test_a_dead_letter_can_be_retried_by_a_person(memory: Memory):
     assert memory.explained().reason == "no_vertebra"
 
 
-def test_a_report_that_can_t_be_written_is_a_typed_end(whole: Memory, analysis: Analysis):
-    def analyse_and_lose_the_files(series: SeriesRef) -> Analysis:
-        for instance in series.instances:
-            Path(instance.path).unlink()
+def lose(paths: list[Path]) -> None:
+    paths[3].unlink()
+
+
+def swap_patient(paths: list[Path]) -> None:
+    one = dcmread(paths[3])
+    one.PatientID = "another"
+    one.save_as(paths[3])
+
+
+@pytest.mark.parametrize(("change", "reason"), [(lose, "file_missing"), (swap_patient, "report_failed")])
+def test_a_report_that_can_t_be_written_is_a_typed_end(
+    whole: Memory, analysis: Analysis, change: Callable[[list[Path]], None], reason: str
+):
+    def analyse_and_change_the_files(series: SeriesRef) -> Analysis:
+        change([Path(instance.path) for instance in series.instances])
         return replace(analysis, series=series)
 
-    whole.worker(Does(analyse_and_lose_the_files)).run(until_idle=True)
+    whole.worker(Does(analyse_and_change_the_files)).run(until_idle=True)
     found = whole.explained()
-    assert (found.state, found.reason) == ("set_aside", "report_failed")
+    assert (found.state, found.reason) == ("set_aside", reason)
     assert not found.lines
     assert not found.objects
 
