@@ -59,7 +59,7 @@ def draw_overview(analysis: Analysis) -> Image.Image:
         cut = cut_spine(analysis, curve, frame, plane)
         picture.paste(_panel(cut, analysis), (left, _PANEL_TOP))
         _draw_marks(draw, cut, plane, analysis, left)
-        _draw_scale(draw, left, _PANEL_TOP + cut.hounsfield.shape[0], frame.mm_per_pixel)
+        _draw_scale(draw, cut, plane, left, round(50 / frame.mm_per_pixel))
         left += cut.hounsfield.shape[1] + 16
     _draw_summary(draw, analysis.result)
     _draw_table(draw, analysis.result)
@@ -112,7 +112,7 @@ def _numbers(analysis: Analysis, levels: tuple[VertebralLevel, ...], withheld: b
 
 def _draw_marks(draw: ImageDraw.ImageDraw, cut: SpineCut, plane: Plane, analysis: Analysis, left: int) -> None:
     """Level names beside the bodies, and the patient's sides."""
-    tall, wide = cut.hounsfield.shape
+    _, wide = cut.hounsfield.shape
     numbers = {level: n for n, level in enumerate(analysis.bodies.segments, start=1) if level is not None}
     for level, (row, column) in cut.anchors.items():
         columns = np.flatnonzero((cut.bodies == numbers[level]).any(axis=0)) // FINE
@@ -124,13 +124,15 @@ def _draw_marks(draw: ImageDraw.ImageDraw, cut: SpineCut, plane: Plane, analysis
     sides = ("A", "P") if plane is Plane.SAGITTAL else ("R", "L")
     _say(draw, (left + 8, _PANEL_TOP + 8), sides[0], 18, _QUIET, "lt", stroke=2)
     _say(draw, (left + wide - 8, _PANEL_TOP + 8), sides[1], 18, _QUIET, "rt", stroke=2)
-    _say(draw, (left + wide - 8, _PANEL_TOP + tall - 10), plane.value, 15, _QUIET, "rb", stroke=2)
 
 
-def _draw_scale(draw: ImageDraw.ImageDraw, left: int, bottom: int, mm_per_pixel: float) -> None:
-    length, x, y = round(50 / mm_per_pixel), left + 10, bottom - 12
-    draw.line((x, y, x + length, y), _TEXT, 3)
-    _say(draw, (x, y - 6), "50 mm", 14, _TEXT, "lb", stroke=2)
+def _draw_scale(draw: ImageDraw.ImageDraw, cut: SpineCut, plane: Plane, left: int, length: int) -> None:
+    """The plane's name and 50 mm, in the lower corner that no level's name needs."""
+    tall, wide = cut.hounsfield.shape
+    y = _PANEL_TOP + tall - 12
+    x, away, anchor = (left + wide - 10, -1, "rb") if plane is Plane.SAGITTAL else (left + 10, 1, "lb")
+    draw.line((x, y, x + away * length, y), _TEXT, 3)
+    _say(draw, (x, y - 6), f"{plane.value}, 50 mm", 14, _TEXT, anchor, stroke=2)
 
 
 def _draw_head(draw: ImageDraw.ImageDraw, result: ScreeningResult) -> None:

@@ -43,8 +43,8 @@ def phantom() -> SpinePhantom:
 
 @pytest.fixture(scope="session")
 def series(phantom: SpinePhantom, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """T12 to L4 at 3 mm, coarse in the plane; densities at L1 and L2, a flag of each kind."""
-    geometry = field_of_view(phantom, VertebralLevel.T12, VertebralLevel.L4, pixels=160, pixel_mm=1.6, slice_mm=3.0)
+    """T12 to L3 at 4 mm, coarse in the plane; densities at L1 and L2, a flag of each kind."""
+    geometry = field_of_view(phantom, VertebralLevel.T12, VertebralLevel.L3, pixels=128, pixel_mm=1.6, slice_mm=4.0)
     return _written(phantom, tmp_path_factory.mktemp("ct"), geometry)
 
 

@@ -71,7 +71,7 @@ def test_the_class_stands_beside_its_density(series, written):
     groups = groups_of(written(series)["sr"])
     for level in (VertebralLevel.L1, VertebralLevel.L2, None):
         assert (codes.DENSITY_CLASS, codes.FINDINGS[BoneFinding.OSTEOPENIA]) in words_of(groups[level])
-    assert codes.DENSITY_CLASS not in [name for name, _ in words_of(groups[VertebralLevel.L4])]
+    assert codes.DENSITY_CLASS not in [name for name, _ in words_of(groups[VertebralLevel.T12])]
 
 
 @pytest.mark.parametrize("finding", BoneFinding)
@@ -96,7 +96,7 @@ def test_flags_are_said_where_they_belong(series, written):
     assert words_of(groups[VertebralLevel.L3]) == [
         (codes.DENSITY_WITHHELD, codes.reason_code(Reason.DENSITY_IMPLAUSIBLE))
     ]
-    assert words_of(groups[VertebralLevel.L4]) == []
+    assert words_of(groups[VertebralLevel.T12]) == []
 
 
 def test_a_withheld_density_is_replaced_by_its_reason(withheld, written):

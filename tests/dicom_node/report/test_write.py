@@ -62,7 +62,7 @@ def valued(**values: object):
     ],
 )
 def test_identity_is_what_the_source_says(change, keyword, expected, changed, tmp_path):
-    with_picture = keyword == "PatientName"
+    with_picture = expected in (ARABIC, "Single")
     written = write_report(changed(change), _folder(tmp_path), ReportOptions(picture=with_picture))
     assert [one.kind for one in written.objects] == ["sr", "seg", "picture"][: 2 + with_picture]
     for one in written.objects:
