@@ -74,7 +74,7 @@ def find_ties(
 
 def _bare(run: Sequence[Body], borne: Sequence[Bearing], bodies: range) -> bool:
     """At least one of these bodies is wholly in view, and all of those surely carry no rib."""
-    whole = [n for n in bodies if not run[n].touches_end]
+    whole = [n for n in bodies if not run[n].cut]
     return bool(whole) and all(borne[n] is Bearing.NONE for n in whole)
 
 
@@ -91,7 +91,7 @@ def _short(pair: Pair) -> bool:
 def _meets_sacrum(body: Body, tissues: TissueMap, course: Centreline) -> bool:
     """The sacrum begins right below a body, has wings, and the body is none of its own."""
     points = _sacrum(tissues)
-    if body.touches_end or not len(points):
+    if body.cut or not len(points):
         return False
     way, distance = course.project(points)
     lateral = points[:, 0] - course.at(way)[:, 0]

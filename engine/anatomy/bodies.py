@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from engine.anatomy.centreline import STEP_MM, TUBE_MM, Centreline
-from engine.volume import TissueMap
+from engine.volume import Geometry, TissueMap
 
 SHORTEST_MM, LONGEST_MM = 13, 50  # of a cell: from a small upper thoracic vertebra to a tall L3 with its disc
 EVEN = 2.0  # cost of (ln ratio)^2 of neighbouring cells; our choice: doubling costs as much as a lost vertebra
@@ -40,14 +40,15 @@ class Body:
     bottom_mm: float
     volume_cm3: float
     voxels: NDArray[np.int_]  # (N, 3) indices into the tissue map
-    touches_end: bool  # the field of view may have cut it
+    cut: bool  # it reaches the border of the field of view
     doubtful: bool  # it may be more than one body, or less
 
 
-def find_bodies(tissues: TissueMap, course: Centreline, smallest_cm3: float) -> tuple[Body, ...]:
+def find_bodies(tissues: TissueMap, course: Centreline, view: Geometry, smallest_cm3: float) -> tuple[Body, ...]:
     """The vertebral bodies along the course, head to foot.
 
     Args:
+        view: the volume's grid: what lies at its border may be cut.
         smallest_cm3: less bone than this in a cell is a speck.
     """
     body = np.argwhere(tissues.labels == tissues.tissues.index("vertebral_body"))
@@ -64,7 +65,6 @@ def find_bodies(tissues: TissueMap, course: Centreline, smallest_cm3: float) -> 
     cell = np.searchsorted(cuts, way, side="right") - 1
     cell = np.clip(_whole_pieces(body, cell, tissues), 0, len(cuts) - 2)
     doubtful = _doubts(cuts, bone - soft)
-    depth = tissues.geometry.shape[0]
     bodies = []
     for n in range(len(cuts) - 1):
         kept = _one_body(body[cell == n], core[cell == n], tissues)
@@ -72,9 +72,16 @@ def find_bodies(tissues: TissueMap, course: Centreline, smallest_cm3: float) -> 
             continue
         ways, _ = course.project(tissues.geometry.to_patient(kept.astype(float)))
         top, middle, bottom = (float(value) for value in np.percentile(ways, (4, 50, 96)))
-        ends = bool((kept[:, 0] == 0).any() or (kept[:, 0] == depth - 1).any())
-        bodies.append(Body(n, top, middle, bottom, len(kept) * voxel / 1000, kept, ends, doubtful[n]))
+        cut = _at_border(kept, tissues, view)
+        bodies.append(Body(n, top, middle, bottom, len(kept) * voxel / 1000, kept, cut, doubtful[n]))
     return tuple(bodies)
+
+
+def _at_border(voxels: NDArray[np.int_], tissues: TissueMap, view: Geometry) -> bool:
+    """Some voxel lies within a voxel of the border of what the volume shows."""
+    index = view.to_index(tissues.geometry.to_patient(voxels.astype(float)))
+    margin = max(tissues.geometry.spacing_mm) / np.asarray(view.spacing_mm)
+    return bool((index < margin - 0.5).any() or (index > np.asarray(view.shape) - 0.5 - margin).any())
 
 
 def _in_tube(

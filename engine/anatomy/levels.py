@@ -30,6 +30,7 @@ class Confidence(StrEnum):
 
     HIGH = "high"  # two anchors agree
     MEDIUM = "medium"  # one anchor, or two that differ by one
+    NONE = "none"  # no names were given
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +66,20 @@ class _Count:
 def name_levels(tissues: TissueMap, onto: Geometry, options: LevelOptions) -> NamedVertebrae:
     """Find the vertebral bodies, name them, and bring them onto the volume's grid.
 
+    Returns:
+        Bodies with their names; or, where names can't be told, bodies without any and a flag that withholds:
+        there is no anchor to count from, or anchors contradict each other (LEVEL_UNCERTAIN), or a break lies
+        between bodies and anchor (LEVEL_GAP).
+
     Raises:
-        AnatomyNotFound: there is no body (NO_VERTEBRA), no anchor to count from or anchors that
-            contradict each other (LEVEL_UNCERTAIN), or a break between bodies and anchor (LEVEL_GAP).
+        AnatomyNotFound: there is no body (NO_VERTEBRA).
 
     Source:
         PMC3948909: lumbarisation 6.2 %, sacralisation 2.7 %, lumbar ribs 5.8 %; so one anchor alone is
         never sure, and two that differ by one are a finding rather than an error.
     """
     course = find_centreline(tissues)
-    bodies = find_bodies(tissues, course, options.smallest_body_cm3) if course else ()
+    bodies = find_bodies(tissues, course, onto, options.smallest_body_cm3) if course else ()
     if course is None or not bodies:
         raise AnatomyNotFound(Reason.NO_VERTEBRA, "no vertebral body was seen")
     ribs = find_ribs(bodies, tissues, course)
@@ -89,9 +94,9 @@ def name_levels(tissues: TissueMap, onto: Geometry, options: LevelOptions) -> Na
         counts += [count] if count else []
     if not counts:
         where = f"{len(bodies)} bodies in {len(runs)} unbroken run(s)"
-        if len(runs) > 1:
+        if len(runs) > 1 and find_ties(bodies, ribs, tissues, course, lowest=True):
             raise AnatomyNotFound(Reason.LEVEL_GAP, f"{where}: no anchor reaches them without a break")
-        raise AnatomyNotFound(Reason.LEVEL_UNCERTAIN, f"{where}: neither sacrum nor last ribs hold them safely")
+        raise AnatomyNotFound(Reason.LEVEL_UNCERTAIN, f"{where}: neither sacrum nor ribs hold them safely")
     kept = _consistent(counts)
     return _named(kept, bodies, tissues, onto)
 
@@ -127,7 +132,7 @@ def _runs(bodies: Sequence[Body], options: LevelOptions) -> list[list[Body]]:
     runs = [[bodies[0]]]
     for above, below in pairwise(bodies):
         apart = below.middle_mm - above.middle_mm
-        whole = not (above.touches_end or below.touches_end)
+        whole = not (above.cut or below.cut)
         odd = apart > options.farthest_mm or (whole and apart < options.nearest_mm)
         if below.cell != above.cell + 1 or above.doubtful or below.doubtful or odd:
             runs.append([])
@@ -139,6 +144,18 @@ def _consistent(counts: Sequence[_Count]) -> list[_Count]:
     """The counts that go together with the lowest one, across the breaks between them."""
     base = counts[-1]
     return [count for count in counts if count.first - count.run[0].cell == base.first - base.run[0].cell]
+
+
+def _nameless(bodies: Sequence[Body], runs: int, tissues: TissueMap, onto: Geometry) -> NamedVertebrae:
+    """Bodies that are there to be seen, with the reason why they have no names."""
+    where = f"{len(bodies)} bodies in {runs} unbroken run(s)"
+    if runs > 1:
+        reason, why = Reason.LEVEL_GAP, "no anchor reaches them without a break"
+    else:
+        reason, why = Reason.LEVEL_UNCERTAIN, "neither sacrum nor last ribs hold them safely"
+    flag = QualityFlag(reason, None, withholds=True, detail=f"{where}: {why}")
+    found = onto_volume([(None, body) for body in bodies], [], tissues, onto)
+    return NamedVertebrae(found, "", Confidence.NONE, (flag,))
 
 
 def _named(counts: Sequence[_Count], bodies: Sequence[Body], tissues: TissueMap, onto: Geometry) -> NamedVertebrae:

@@ -16,14 +16,15 @@ REACH_MM = 3.0  # from a body's voxels: bone probability farther away belongs to
 
 
 def onto_volume(
-    named: Sequence[tuple[VertebralLevel, Body]], others: Sequence[Body], tissues: TissueMap, onto: Geometry
+    named: Sequence[tuple[VertebralLevel | None, Body]], others: Sequence[Body], tissues: TissueMap, onto: Geometry
 ) -> Segmentation:
-    """Named bodies on the volume's grid, head to foot.
+    """Bodies on the volume's grid, head to foot.
 
     The border lies where the interpolated bone probability passes a half; where bodies touch, half way.
 
     Args:
-        others: bodies without a name, that the named ones must not grow into.
+        named: with their names; None: it is shown without one.
+        others: bodies that are left out, and that the named ones must not grow into.
     """
     numbers = np.zeros(tissues.labels.shape, dtype=np.uint8)
     for body in others:

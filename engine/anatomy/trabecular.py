@@ -17,14 +17,14 @@ def trabecular_core(bodies: Segmentation, erosion_mm: float) -> Segmentation:
     """Erode each body.
 
     Returns:
-        Same grid, same segments; a body that is nowhere deep enough has no voxels left.
+        Same grid, same segments; a body that is nowhere deep enough, or has no name, has no voxels.
 
     Source:
         Peng 2023: vertebral bodies eroded by 3 mm in all directions give the trabecular region.
     """
     cores = np.zeros_like(bodies.labels)
     for n, box in enumerate(bodies.boxes, start=1):
-        if box is not None:
+        if box is not None and bodies.segments[n - 1] is not None:
             cores[box][eroded(bodies.labels[box] == n, bodies.geometry.spacing_mm, erosion_mm)] = n
     return Segmentation(bodies.geometry, cores, bodies.segments)
 

@@ -6,7 +6,7 @@ import pytest
 from engine.anatomy.bodies import find_bodies
 from engine.anatomy.centreline import find_centreline
 from engine.records import VertebralLevel
-from engine.volume import TissueMap
+from engine.volume import Geometry, TissueMap
 
 SPECK_CM3 = 1.5
 
@@ -15,6 +15,10 @@ def course_of(tissues):
     course = find_centreline(tissues)
     assert course is not None
     return course
+
+
+def bodies_of(tissues):
+    return find_bodies(tissues, course_of(tissues), tissues.geometry, SPECK_CM3)
 
 
 def found_in(truth, tissues, bodies):
@@ -69,7 +73,7 @@ def test_every_body_is_found_whole_and_alone(truths, discs):
         if discs == "not seen":
             labels[labels == 3] = 0
         tissues = truth.tissues(truth.slice_at(VertebralLevel.L5, -1.0), truth.slice_at(VertebralLevel.T2, 1.0), labels)
-        bodies = find_bodies(tissues, course_of(tissues), SPECK_CM3)
+        bodies = bodies_of(tissues)
         whole = {level: (found, pure) for level, found, pure in found_in(truth, tissues, bodies)}
         for level in truth.phantom.levels[1:]:
             assert min(whole[level]) > 0.99, (truth.phantom.seed, level)
@@ -84,7 +88,7 @@ def test_two_bodies_that_run_into_each_other_are_parted(truths):
         gap = ball(truth, above.point(0, 0, -above.height / 2 - above.disc / 2), 30.0) & (truth.labels == 3)
         labels = np.where(gap, 1, truth.labels).astype(np.uint8)
         tissues = truth.tissues(labels=labels)
-        bodies = find_bodies(tissues, course_of(tissues), SPECK_CM3)
+        bodies = bodies_of(tissues)
         pairs = {level: (found, pure) for level, found, pure in found_in(truth, tissues, bodies)}
         assert min(*pairs[VertebralLevel.L2], *pairs[VertebralLevel.L3]) > 0.75
         assert not any(body.doubtful for body in bodies)
@@ -95,7 +99,7 @@ def test_a_spine_without_gaps_is_doubted(truths):
     labels = truth.labels.copy()
     labels[labels == 3] = 1
     tissues = truth.tissues(truth.slice_at(VertebralLevel.L5), truth.slice_at(VertebralLevel.T9), labels)
-    bodies = find_bodies(tissues, course_of(tissues), SPECK_CM3)
+    bodies = bodies_of(tissues)
     assert bodies
     assert all(body.doubtful for body in bodies)
 
@@ -109,10 +113,7 @@ def test_a_cleft_body_stays_one(truths):
     labels = truth.labels.copy()
     labels[tuple(cleft.T)] = 0
     tissues = truth.tissues(labels=labels)
-    whole = {
-        level: found
-        for level, found, _ in found_in(truth, tissues, find_bodies(tissues, course_of(tissues), SPECK_CM3))
-    }
+    whole = {level: found for level, found, _ in found_in(truth, tissues, bodies_of(tissues))}
     assert whole[VertebralLevel.L1] > 0.8
 
 
@@ -121,7 +122,7 @@ def test_an_unseen_body_leaves_a_number_out(truths):
         labels = truth.labels.copy()
         labels[truth.body(VertebralLevel.T11)] = 0
         tissues = truth.tissues(labels=labels)
-        bodies = find_bodies(tissues, course_of(tissues), SPECK_CM3)
+        bodies = bodies_of(tissues)
         cells = dict(zip((level for level, *_ in found_in(truth, tissues, bodies)), bodies, strict=True))
         assert cells[VertebralLevel.T12].cell - cells[VertebralLevel.T10].cell == 2
 
@@ -131,7 +132,7 @@ def test_a_blob_beside_a_body_is_not_taken_for_it(truths):
     centre = np.add(truth.phantom.vertebra(VertebralLevel.T7).centre, (0.0, -34.0, 0.0))
     labels = np.where(ball(truth, centre, 13.0) & (truth.labels == 0), 1, truth.labels).astype(np.uint8)
     tissues = truth.tissues(labels=labels)
-    found = {level: pure for level, _, pure in found_in(truth, tissues, find_bodies(tissues, course_of(tissues), 1.5))}
+    found = {level: pure for level, _, pure in found_in(truth, tissues, bodies_of(tissues))}
     assert found[VertebralLevel.T7] > 0.9
 
 
@@ -140,13 +141,30 @@ def test_specks_are_no_bodies(truths):
     labels = np.zeros_like(truth.labels)
     labels[ball(truth, truth.phantom.vertebra(VertebralLevel.L3).centre, 5.0)] = 1
     tissues = truth.tissues(labels=labels)
-    assert find_bodies(tissues, course_of(tissues), SPECK_CM3) == ()
+    assert bodies_of(tissues) == ()
 
 
 def test_a_body_at_the_end_of_the_view_is_marked(truths):
     truth = truths[0]
     tissues: TissueMap = truth.tissues(truth.slice_at(VertebralLevel.L4), truth.slice_at(VertebralLevel.T10))
-    ends = [body.touches_end for body in find_bodies(tissues, course_of(tissues), SPECK_CM3)]
+    ends = [body.cut for body in bodies_of(tissues)]
     assert ends[0]
     assert ends[-1]
     assert not any(ends[1:-1])
+
+
+def test_an_oblique_view_cuts_bodies_at_its_own_border(truths):
+    truth = truths[0]
+    tissues = truth.tissues(truth.slice_at(VertebralLevel.L5, -1.0), truth.slice_at(VertebralLevel.T10, 1.0))
+    k, j, i = tissues.geometry.shape
+    lean = np.deg2rad(8.0)
+    up, back = (0.0, -np.sin(lean), np.cos(lean)), (0.0, np.cos(lean), np.sin(lean))
+    centre = truth.phantom.vertebra(VertebralLevel.L3).centre
+    corner = np.asarray(centre) - np.multiply(back, j) - np.multiply((1.0, 0.0, 0.0), i)  # first slice: through L3
+    view = Geometry((k, j, i), (2.0, 2.0, 2.0), tuple(corner), (up, back, (1.0, 0.0, 0.0)))
+    seen = view.to_index(tissues.geometry.to_patient(np.indices(tissues.labels.shape).reshape(3, -1).T.astype(float)))
+    labels = np.where((seen[:, 0] < -0.5).reshape(tissues.labels.shape), 0, tissues.labels)
+    oblique = TissueMap(tissues.geometry, labels.astype(np.uint8), (labels == 1).astype(np.float32), tissues.tissues)
+    bodies = find_bodies(oblique, course_of(oblique), view, SPECK_CM3)
+    assert bodies[-1].cut
+    assert not any(body.cut for body in bodies[1:-1])
