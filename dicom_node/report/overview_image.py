@@ -113,14 +113,15 @@ def _numbers(analysis: Analysis, levels: tuple[VertebralLevel, ...], withheld: b
 def _draw_marks(draw: ImageDraw.ImageDraw, cut: SpineCut, plane: Plane, analysis: Analysis, left: int) -> None:
     """Level names beside the bodies, and the patient's sides."""
     _, wide = cut.hounsfield.shape
-    numbers = {level: n for n, level in enumerate(analysis.bodies.segments, start=1) if level is not None}
-    for level, (row, column) in cut.anchors.items():
-        columns = np.flatnonzero((cut.bodies == numbers[level]).any(axis=0)) // FINE
+    for number, (row, column) in cut.anchors.items():
+        level = analysis.bodies.segments[number - 1]
+        name = "?" if level is None else level.value
+        columns = np.flatnonzero((cut.bodies == number).any(axis=0)) // FINE
         first, last = (int(columns[0]), int(columns[-1])) if len(columns) else (column, column)
         front = plane is Plane.SAGITTAL
         at = (left + (first - 8 if front else last + 10), _PANEL_TOP + row)
         used = level in analysis.result.aggregated_levels
-        _say(draw, at, level.value + ("*" if used else ""), 20, _TEXT, "rm" if front else "lm", stroke=2)
+        _say(draw, at, name + ("*" if used else ""), 20, _TEXT, "rm" if front else "lm", stroke=2)
     sides = ("A", "P") if plane is Plane.SAGITTAL else ("R", "L")
     _say(draw, (left + 8, _PANEL_TOP + 8), sides[0], 18, _QUIET, "lt", stroke=2)
     _say(draw, (left + wide - 8, _PANEL_TOP + 8), sides[1], 18, _QUIET, "rt", stroke=2)
@@ -230,7 +231,7 @@ def _draw_foot(draw: ImageDraw.ImageDraw, analysis: Analysis) -> None:
     _say(draw, (68, y), "vertebral body", 15, _QUIET, "lm")
     draw.line((196, y, 232, y), _CORE, 3)
     _say(draw, (240, y), "measured core (broken line: density withheld)", 15, _QUIET, "lm")
-    _say(draw, (600, y), "* in the patient's value", 15, _QUIET, "lm")
+    _say(draw, (600, y), "* in the patient's value     ? found, but not named", 15, _QUIET, "lm")
     scan = [
         f"{series.kvp:g} kV" if series.kvp else "",
         f"kernel {series.convolution_kernel[0]}" if series.convolution_kernel else "",

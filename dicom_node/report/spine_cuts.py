@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from engine.records import VertebralLevel
 from engine.volume import Analysis, Geometry, Segmentation
 
 SLAB_MM = (-2.0, -1.0, 0.0, 1.0, 2.0)
@@ -44,7 +43,7 @@ _ACROSS = {Plane.SAGITTAL: 1, Plane.CORONAL: 0}
 class SpineCurve:
     """The line through the bodies' centres, by height."""
 
-    levels: tuple[VertebralLevel, ...]
+    numbers: tuple[int, ...]  # the bodies' segment numbers
     centres: NDArray[np.float64]  # (N, 3), mm in the patient (x, y, z)
     low_mm: float  # lowest and highest z of a body
     high_mm: float
@@ -78,25 +77,24 @@ class SpineCut:
     hounsfield: NDArray[np.float32]  # (H, W)
     bodies: NDArray[np.uint8]  # (H * FINE, W * FINE), segment numbers
     cores: NDArray[np.uint8]  # the same
-    anchors: dict[VertebralLevel, tuple[int, int]]  # row and column (H, W) of each body's centre
+    anchors: dict[int, tuple[int, int]]  # row and column (H, W) of each body's centre, by segment number
 
 
 def trace_spine(bodies: Segmentation) -> SpineCurve:
-    """The spine's line, from the named bodies."""
-    boxes = ndimage.find_objects(bodies.labels)
-    levels, centres, heights = [], [], []
-    for number, (level, box) in enumerate(zip(bodies.segments, boxes, strict=False), start=1):
-        if level is None or box is None:
+    """The spine's line, from the bodies that were found, named or not."""
+    numbers, centres, heights = [], [], []
+    for number, box in enumerate(bodies.boxes, start=1):
+        if box is None:
             continue
         inside = np.argwhere(bodies.labels[box] == number) + [part.start for part in box]
         points = bodies.geometry.to_patient(inside.astype(float))
-        levels.append(level)
+        numbers.append(number)
         centres.append(points.mean(axis=0))
         heights += [points[:, 2].min(), points[:, 2].max()]
-    if not levels:
+    if not numbers:
         middle = bodies.geometry.to_patient((np.asarray(bodies.geometry.shape) - 1) / 2)
         return SpineCurve((), middle[None], *_extent(bodies.geometry))
-    return SpineCurve(tuple(levels), np.array(centres), min(heights), max(heights))
+    return SpineCurve(tuple(numbers), np.array(centres), min(heights), max(heights))
 
 
 def frame_spine(curve: SpineCurve, geometry: Geometry, height: int, width: int) -> Frame:
@@ -147,8 +145,8 @@ def cut_spine(analysis: Analysis, curve: SpineCurve, frame: Frame, plane: Plane)
     softness = _voxel_mm(volume.geometry, 2) / scale * FINE, _voxel_mm(volume.geometry, across) / scale * FINE
     bodies, cores = (_labels(part, fine, softness) for part in (analysis.bodies, analysis.trabecular))
     anchors = {
-        level: (int((frame.high_mm - centre[2]) / scale), int((centre[across] - left) / scale))
-        for level, centre in zip(curve.levels, curve.centres, strict=False)
+        number: (int((frame.high_mm - centre[2]) / scale), int((centre[across] - left) / scale))
+        for number, centre in zip(curve.numbers, curve.centres, strict=False)
     }
     return SpineCut(grey, bodies, cores, anchors)
 

@@ -7,17 +7,17 @@ from engine.volume import Segmentation, Volume
 
 
 def measure_attenuation(volume: Volume, cores: Segmentation, model: str) -> tuple[Measurement, ...]:
-    """Mean, median and spread of HU in each core, and its size; levels without a core have none.
+    """Mean, median and spread of HU in each core, and its size; without a core or a name there is none.
 
     Args:
         model: "name@version" of the network that found the bodies.
     """
     measurements = []
     for n, box in enumerate(cores.boxes, start=1):
-        if box is None:
+        level = cores.segments[n - 1]
+        if box is None or level is None:  # a number without a level would pass for the patient's
             continue
         hounsfield = volume.hounsfield[box][cores.labels[box] == n].astype(np.float64)
-        level = cores.segments[n - 1]
         for quantity, value in (
             (Quantity.ATTENUATION_MEAN, hounsfield.mean()),
             (Quantity.ATTENUATION_MEDIAN, np.median(hounsfield)),

@@ -41,12 +41,11 @@ def test_each_body_and_core_is_cut_at_its_centre(case, request):
     frame, cuts = cuts_of(analysis)
     for plane, cut in cuts.items():
         assert cut.hounsfield.shape == frame.shape(plane)
-        assert set(cut.anchors) == set(analysis.result.levels)
-        for level, (row, column) in cut.anchors.items():
-            number = analysis.bodies.segments.index(level) + 1
+        assert {analysis.bodies.segments[number - 1] for number in cut.anchors} == set(analysis.result.levels)
+        for number, (row, column) in cut.anchors.items():
             assert cut.bodies[row * FINE, column * FINE] == number
             assert cut.cores[row * FINE, column * FINE] == number
-        heights = [cut.anchors[level][0] for level in analysis.result.levels]
+        heights = [cut.anchors[analysis.bodies.segments.index(level) + 1][0] for level in analysis.result.levels]
         assert heights == sorted(heights)  # the head is above, however the slices lay
 
 
@@ -154,6 +153,7 @@ def test_nothing_named_gives_a_picture_all_the_same(without_cores, said):
     picture = draw_overview(replace(without_cores, bodies=nothing, result=result))
     assert isinstance(picture, Image.Image)
     assert "Because: Too few usable levels" in said
+    assert said.count("?") == 2 * len(nothing.segments)  # each body is shown in both cuts
 
 
 def test_odd_words_in_a_header_are_drawn_in_what_the_font_has(series, said):
