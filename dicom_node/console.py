@@ -115,7 +115,7 @@ def _series_table(series: SeriesExplained) -> Table:
         ("chosen", chosen if series.score is None else f"{chosen} (score {series.score:g})"),
         ("state", f"{series.state}, revision {series.revision}"),
         ("reason", f"{series.reason}: {series.detail}" if series.reason else ""),
-        ("job", f"{series.job}, {series.attempts} attempts" if series.job else ""),
+        ("job", f"{series.job}; attempts: {series.attempts}" if series.job else ""),
         ("reports", "; ".join(f"{', '.join(kinds)} to {where}" for where, kinds in sent.items())),
     ]
     for name, value in rows:
