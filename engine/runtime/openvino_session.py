@@ -88,7 +88,8 @@ class OpenVinoSession:
         Returns:
             (N, ...) float32, the manifest's one output; the caller may keep it.
         """
-        self._request.infer({0: np.ascontiguousarray(batch, dtype=np.float32)}, share_inputs=True)
+        # The input is copied: sharing the caller's memory saves a thousandth of the time and has crashed.
+        self._request.infer({0: np.ascontiguousarray(batch, dtype=np.float32)}, share_inputs=False)
         return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
 
     def __enter__(self) -> Self:
