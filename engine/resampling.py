@@ -80,7 +80,9 @@ def _needed(
     values: NDArray[np.generic], step: NDArray[np.float64], shape: Shape, factor: NDArray[np.int_]
 ) -> tuple[NDArray[np.generic] | None, NDArray[np.float64]]:
     """The part of the source that the target can see, in whole blocks, and where it starts."""
-    corners = np.array([[k, j, i, 1.0] for k in (0, shape[0] - 1) for j in (0, shape[1] - 1) for i in (0, shape[2] - 1)])
+    corners = np.array(
+        [[k, j, i, 1.0] for k in (0, shape[0] - 1) for j in (0, shape[1] - 1) for i in (0, shape[2] - 1)]
+    )
     seen = (corners @ step.T)[:, :3]
     low = np.floor(seen.min(axis=0)).astype(int) - 2 * factor
     high = np.ceil(seen.max(axis=0)).astype(int) + 2 * factor + 1
