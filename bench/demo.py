@@ -73,10 +73,10 @@ SELECT st.patient_key, '(series)', NULL, NULL, NULL, s.reason
 """
 
 STAGES = """
-SELECT value.key AS stage, COUNT(*), SUM(value.value)
-  FROM result r, json_each(r.stage_seconds) AS value
+SELECT json_extract(stage.value, '$[0]'), COUNT(*), SUM(json_extract(stage.value, '$[1]'))
+  FROM result r, json_each(r.stage_seconds) AS stage
  WHERE r.is_current
- GROUP BY value.key ORDER BY MIN(value.id)
+ GROUP BY 1 ORDER BY MIN(stage.key)
 """
 
 PENDING = """

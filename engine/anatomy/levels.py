@@ -93,12 +93,9 @@ def name_levels(tissues: TissueMap, onto: Geometry, options: LevelOptions) -> Na
         count = count_from(run, find_ties(run, own, tissues, course, lowest=start == len(bodies)))
         counts += [count] if count else []
     if not counts:
-        where = f"{len(bodies)} bodies in {len(runs)} unbroken run(s)"
-        if len(runs) > 1 and find_ties(bodies, ribs, tissues, course, lowest=True):
-            raise AnatomyNotFound(Reason.LEVEL_GAP, f"{where}: no anchor reaches them without a break")
-        raise AnatomyNotFound(Reason.LEVEL_UNCERTAIN, f"{where}: neither sacrum nor ribs hold them safely")
-    kept = _consistent(counts)
-    return _named(kept, bodies, tissues, onto)
+        broken = len(runs) > 1 and bool(find_ties(bodies, ribs, tissues, course, lowest=True))
+        return _nameless(bodies, len(runs), broken, tissues, onto)
+    return _named(_consistent(counts), bodies, tissues, onto)
 
 
 def count_from(run: Sequence[Body], ties: Sequence[Tie]) -> _Count | None:
@@ -146,14 +143,13 @@ def _consistent(counts: Sequence[_Count]) -> list[_Count]:
     return [count for count in counts if count.first - count.run[0].cell == base.first - base.run[0].cell]
 
 
-def _nameless(bodies: Sequence[Body], runs: int, tissues: TissueMap, onto: Geometry) -> NamedVertebrae:
+def _nameless(bodies: Sequence[Body], runs: int, broken: bool, tissues: TissueMap, onto: Geometry) -> NamedVertebrae:
     """Bodies that are there to be seen, with the reason why they have no names."""
-    where = f"{len(bodies)} bodies in {runs} unbroken run(s)"
-    if runs > 1:
+    if broken:
         reason, why = Reason.LEVEL_GAP, "no anchor reaches them without a break"
     else:
-        reason, why = Reason.LEVEL_UNCERTAIN, "neither sacrum nor last ribs hold them safely"
-    flag = QualityFlag(reason, None, withholds=True, detail=f"{where}: {why}")
+        reason, why = Reason.LEVEL_UNCERTAIN, "neither sacrum nor ribs hold them safely"
+    flag = QualityFlag(reason, None, withholds=True, detail=f"{len(bodies)} bodies in {runs} unbroken run(s): {why}")
     found = onto_volume([(None, body) for body in bodies], [], tissues, onto)
     return NamedVertebrae(found, "", Confidence.NONE, (flag,))
 
