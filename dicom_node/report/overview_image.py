@@ -161,7 +161,7 @@ def _draw_summary(draw: ImageDraw.ImageDraw, result: ScreeningResult) -> None:
         reasons = why_withheld(result, None)
         _say(draw, (x, y), "No density given", 34, _TEXT, "lt")
         because = "; ".join(codes.REASONS[reason] for reason in reasons) or "no level was measured"
-        more = ". HU below include the agent." if Reason.CONTRAST in reasons else ""
+        more = ". HU below include the agent." if Reason.CONTRAST in reasons and result.levels else ""
         _say(draw, (x, y + 46), _shorten(f"Because: {because}{more}", 18, 636), 18, _TEXT, "lt")
     _say(draw, (x, y + 74), _shorten(f"Policy {result.policy}", 15, 636), 15, _QUIET, "lt")
 
