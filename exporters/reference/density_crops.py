@@ -44,7 +44,8 @@ def draw_crops(
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """Crops (N, K, J, I) in HU of a few neighbouring levels, and their densities in mg/cm3."""
     wanted = float(rng.uniform(20, 230)) if rng.random() < 0.5 else None  # as many dense as thin ones
-    phantom = draw_phantom(phantom_seed, vbmd=wanted)
+    age = None if wanted is None else int(np.clip(rng.normal(30 + (188 - wanted) / 1.7, 12), 20, 90))
+    phantom = draw_phantom(phantom_seed, vbmd=wanted, age=age)
     machine = scanner(scanner_key)
     order = list(phantom.levels)
     top = int(rng.integers(order.index(VertebralLevel.T6), order.index(VertebralLevel.L3)))

@@ -111,7 +111,8 @@ def draw_phantom(
 
     Source:
         Densities: about 190 (women) and 183 (men) mg/cm3 at 31.7 years, 0.70 and 0.83 mg lost a year;
-        about 80 in women of 78. Marrow: HU from +20 (red, young) to -60 (fatty, old), our choice.
+        about 80 in women of 78. Marrow: HU from +20 (red) to -60 (fatty); fat grows with age and fills what bone
+        gave up: the direction is known, the shares are our choice.
     """
     rng = np.random.default_rng(seed)
     odd = options or PhantomOptions()
@@ -119,9 +120,9 @@ def draw_phantom(
     sex, age = sex or drawn_sex, drawn_age if age is None else age
     mean = 190 - 2.15 * (age - 30) if sex == "F" and age > 45 else 186 - (0.70 if sex == "F" else 1.25) * (age - 30)
     drawn = float(np.clip(rng.normal(mean, 30), 22, 280))
-    habit = Habit(
-        drawn if vbmd is None else vbmd, float(20 - 70 * np.clip((age - 20) / 70, 0, 1) + rng.normal(0, 7)), age
-    )
+    density = drawn if vbmd is None else vbmd
+    fat = 0.45 * float(np.clip((age - 20) / 70, 0, 1)) + 0.55 * float(np.clip(1 - density / 230, 0, 1))
+    habit = Habit(density, 25 - 80 * fat + float(rng.normal(0, 5)), age)
     names, ribbed = _names(rng, odd)
     scale = float(np.clip(rng.normal(1.0, 0.05), 0.85, 1.15)) * (0.90 if sex == "F" else 1.0)
     tall = scale * (1.05 if sex == "F" else 1.0)
