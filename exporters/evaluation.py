@@ -62,10 +62,14 @@ def cases(recipe: Recipe) -> list[Case]:
 
 
 def dice(truth: NDArray[np.uint8], found: NDArray[np.uint8], label: int) -> float | None:
-    """Overlap of one tissue, 0..1; None when it is in neither."""
+    """Overlap of one tissue, 0..1; None when it is not in view."""
     a, b = truth == label, found == label
-    total = int(a.sum()) + int(b.sum())
-    return None if total == 0 else 2.0 * int((a & b).sum()) / total
+    return 2.0 * int((a & b).sum()) / (int(a.sum()) + int(b.sum())) if a.any() else None
+
+
+def invented_cm3(truth: NDArray[np.uint8], found: NDArray[np.uint8], label: int, voxel_mm3: float) -> float:
+    """What is called this tissue and is background."""
+    return _round(int(((found == label) & (truth == 0)).sum()) * voxel_mm3 / 1000, 1)
 
 
 def scan_case(case: Case, number: int) -> tuple[Volume, SpinePhantom]:
@@ -90,8 +94,10 @@ def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
         found = segment(volume, session, SegmentationOptions())
         truth = rasterise(phantom, found.geometry).labels
         scores = {name: dice(truth, found.labels, n) for n, name in enumerate(found.tissues) if n}
+        voxel = found.geometry.voxel_volume_mm3
+        invented = {name: invented_cm3(truth, found.labels, n, voxel) for n, name in enumerate(found.tissues) if n}
         rows.append({"seed": case.phantom_seed, "scanner": case.scanner, "seen": case.seen,
-                     "view": VIEWS[number % len(VIEWS)][2], "dice": scores})  # fmt: skip
+                     "view": VIEWS[number % len(VIEWS)][2], "dice": scores, "invented_cm3": invented})  # fmt: skip
     names = [name for name in session.manifest.labels if name != "background"]
     groups = {
         "all": rows,
@@ -101,7 +107,13 @@ def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
     means = {
         group: {name: _mean([row["dice"][name] for row in some]) for name in names} for group, some in groups.items()
     }
-    return {"dice": means, "worst_vertebral_body": min(row["dice"]["vertebral_body"] for row in rows), "scans": rows}
+    invented = {name: _mean([row["invented_cm3"][name] for row in rows]) for name in names}
+    return {
+        "dice": means,
+        "invented_cm3": invented,
+        "worst_vertebral_body": min(row["dice"]["vertebral_body"] for row in rows),
+        "scans": rows,
+    }
 
 
 def _density(recipe: Recipe, session: Session) -> dict[str, Any]:
@@ -160,10 +172,13 @@ def table(figures: dict[str, Any]) -> str:
     about = f"{scans}, version {figures['version']}, weights `{figures['sha256'][:12]}`, {figures['backend']}."
     if "dice" in figures:
         names = list(figures["dice"]["all"])
-        lines = [f"| Dice | all | scanners of the training | {unseen} |", "|---|---|---|---|"]
+        lines = [
+            f"| Dice | all | scanners of the training | {unseen} | invented in background, cm3 |",
+            "|---|---|---|---|---|",
+        ]
         for name in names:
             cells = [_cell(figures["dice"][group][name]) for group in ("all", "seen", "unseen")]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {' | '.join(cells)} | {figures['invented_cm3'][name]:.1f} |")
         lines.append(f"\nWorst scan's vertebral bodies: {_cell(figures['worst_vertebral_body'])}.")
     else:
         lines = [
