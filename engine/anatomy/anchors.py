@@ -1,9 +1,10 @@
 """
-What a count can start from: the sacrum, the last ribs, the first ribs.
+What a count can start from: the sacrum, the last ribs.
 
 Each anchor is believed only where what surrounds it is in view and says the same; a rib on one side, a
 sacrum without wings, a body that the field of view may have cut are no anchors. What is left open here
-ends in no name instead of a wrong one.
+ends in no name instead of a wrong one. The first ribs are no anchor: their heads lie between two
+bodies, so which of these is T1 can't be told safely.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,6 @@ class Anchor(StrEnum):
 
     SACRUM = "sacrum"
     LAST_RIBS = "last ribs"
-    FIRST_RIBS = "first ribs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,9 @@ def find_ties(
     bearers = [n for n, found in enumerate(borne) if found is Bearing.BOTH]
     if not bearers:
         return ties
-    first, last = bearers[0], bearers[-1]
-    if _bare(run, borne, range(last + 1, len(run))) and _borne(borne, last - 1) and _short(ribs[last]):
+    last = bearers[-1]
+    if _bare(run, borne, range(last + 1, len(run))) and _goes_on(run, borne, last - 1) and _short(ribs[last]):
         ties.append(Tie(Anchor.LAST_RIBS, last, VertebralLevel.T12))
-    if _bare(run, borne, range(first)) and _borne(borne, first + 1):
-        ties.append(Tie(Anchor.FIRST_RIBS, first, VertebralLevel.T1))
     return ties
 
 
@@ -78,9 +76,9 @@ def _bare(run: Sequence[Body], borne: Sequence[Bearing], bodies: range) -> bool:
     return bool(whole) and all(borne[n] is Bearing.NONE for n in whole)
 
 
-def _borne(borne: Sequence[Bearing], neighbour: int) -> bool:
-    """The neighbour bears ribs too, or there is none in view."""
-    return not 0 <= neighbour < len(borne) or borne[neighbour] is Bearing.BOTH
+def _goes_on(run: Sequence[Body], borne: Sequence[Bearing], above: int) -> bool:
+    """The body above bears ribs too, or it is not wholly in view."""
+    return above < 0 or run[above].cut or borne[above] is Bearing.BOTH
 
 
 def _short(pair: Pair) -> bool:

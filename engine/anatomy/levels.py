@@ -148,7 +148,7 @@ def _nameless(bodies: Sequence[Body], runs: int, broken: bool, tissues: TissueMa
     if broken:
         reason, why = Reason.LEVEL_GAP, "no anchor reaches them without a break"
     else:
-        reason, why = Reason.LEVEL_UNCERTAIN, "neither sacrum nor ribs hold them safely"
+        reason, why = Reason.LEVEL_UNCERTAIN, "neither sacrum nor last ribs hold them safely"
     flag = QualityFlag(reason, None, withholds=True, detail=f"{len(bodies)} bodies in {runs} unbroken run(s): {why}")
     found = onto_volume([(None, body) for body in bodies], [], tissues, onto)
     return NamedVertebrae(found, "", Confidence.NONE, (flag,))
