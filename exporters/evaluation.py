@@ -107,7 +107,7 @@ def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
     means = {
         group: {name: _mean([row["dice"][name] for row in some]) for name in names} for group, some in groups.items()
     }
-    invented = {name: _mean([row["invented_cm3"][name] for row in rows]) for name in names}
+    invented = {name: _round(np.mean([row["invented_cm3"][name] for row in rows]), 1) for name in names}
     return {
         "dice": means,
         "invented_cm3": invented,
