@@ -10,8 +10,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ def missing_slice(slices: Slices) -> None:
 
 
 def doubled_position(slices: Slices) -> None:
-    other = slices[0].copy()
+    other = deepcopy(slices[0])
     other.SOPInstanceUID = generate_uid()
     other.PixelData = bytes(len(other.PixelData))
     slices.append(other)
@@ -145,7 +147,7 @@ def tube_voltage(slices: Slices) -> None:
 
 def without_anchor(slices: Slices) -> None:
     """Keep the middle of the lumbar spine: neither sacrum nor ribs."""
-    slices[:] = [one for one in slices if 35 <= int(one.InstanceNumber) <= 72]
+    slices[:] = [one for one in slices if 31 <= int(one.InstanceNumber) <= 75]
 
 
 CASES: dict[Callable[[Slices], None], set[Reason]] = {
@@ -155,6 +157,8 @@ CASES: dict[Callable[[Slices], None], set[Reason]] = {
     sheared_silently: {Reason.GRID_SHEARED, Reason.GANTRY_TILT},
     localizer: {Reason.LOCALIZER},
     screen_save: {Reason.NOT_PRIMARY},
+    huge_rows: {Reason.IMAGE_TOO_LARGE},
+    short_pixels: {Reason.PIXELS_UNREADABLE},
     thick_slices: {Reason.SLICES_TOO_THICK},
     lossy: {Reason.LOSSY_COMPRESSION},
     without_rescale: {Reason.RESCALE_MISSING},
@@ -165,7 +169,6 @@ CASES: dict[Callable[[Slices], None], set[Reason]] = {
     without_anchor: {Reason.LEVEL_UNCERTAIN},
 }
 ANALYSED = {contrast, tube_voltage}  # these get a result: HU without a density
-REFUSED = (huge_rows, short_pixels)  # these never get in: their pixels are fewer than their headers say
 
 
 @dataclass
@@ -223,19 +226,17 @@ def send(port: int, images: Slices) -> list[int]:
 
 
 def send_without_identity(port: int, truth: SeriesTruth) -> tuple[list[int], int]:
-    """Three instances with empty UIDs under made-up commands, then a good one, on one association."""
+    """Three instances whose study or series can't be told, then a good one, on one association."""
     ae = AE(ae_title="MODALITY")
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA")
     statuses = []
-    for blank in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+    for keyword, value in (("StudyInstanceUID", ""), ("SeriesInstanceUID", ""), ("StudyInstanceUID", "../../escape")):
         image = as_patient(truth, 900)[0]
-        command = image.SOPInstanceUID
-        image[blank].value = ""
-        if blank == "SOPInstanceUID":
-            image.SOPInstanceUID = command  # a command needs one; its data set's is emptied on the way
-            image.StudyInstanceUID = "../../escape"
-        statuses.append(int(peer.send_c_store(image).get("Status", -1)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom says that the last one is no UID
+            image[keyword].value = value
+            statuses.append(int(peer.send_c_store(image).get("Status", -1)))
     good = int(peer.send_c_store(as_patient(truth, 901)[0]).get("Status", -1))
     peer.release()
     return statuses, good
@@ -273,10 +274,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_series: SeriesTruth) -> 
             studies = {name: str(slices[0].StudyInstanceUID) for name, slices in sent.items()}
             for slices in sent.values():
                 assert set(send(port, slices)) == {0x0000}
-            for number, spoil in enumerate(REFUSED, start=100):
-                slices = as_patient(small_series, number)[:3]
-                spoil(slices)
-                assert 0x0000 not in send(port, slices)
             refused, after_refusal = send_without_identity(port, small_series)
             outcome = Run(folder, port, studies, received, refused, after_refusal, 0.0, True)
             outcome.most_memory_mib = wait_until_ended(outcome, node, len(studies) + 1)
@@ -382,7 +379,7 @@ def test_instances_without_identity_are_refused_with_a_reason_and_the_associatio
     assert all(status not in (0x0000, -1) for status in run.refused)
     assert run.after_refusal == 0x0000
     reasons = {reason for (reason,) in run.ask("SELECT reason FROM refusal")}
-    assert {"identity_missing", "identifier_invalid", "pixels_unreadable"} <= reasons
+    assert {"identity_missing", "identifier_invalid"} <= reasons
     assert run.ask("SELECT COUNT(*) FROM study WHERE study_instance_uid = ''") == [(0,)]
 
 
