@@ -23,6 +23,7 @@ BRIDGE_MM = 18.0  # across: a transverse process parts a rib's head from its sha
 RISE = 2.2  # along the patient distances count so much more: the next rib lies above or below
 NECK_MM = 70.0  # from a rib's head: farther away no transverse process parts it
 ASIDE_MM = 55.0  # a rib reaches this far from the midline, a lumbar transverse process does not (48 mm at L3)
+STUB_MM = 20.0  # shorter, it is a piece of a transverse process; short last ribs of phantoms have 50 and more
 SPECK_CM3 = 0.1  # a smaller piece is no part of a rib; our choice: a centimetre of one has three times as much
 LOW_RIB = 0.25  # of a body's height below its middle: a rib meets its own body above that
 
@@ -67,10 +68,11 @@ class RibCage:
 
 
 def bearing(pair: Pair) -> Bearing:
-    """Whether a body bears ribs, from what meets its sides."""
-    if pair == (None, None):
+    """Whether a body bears ribs, from what meets its sides; a stub on one side alone is no rib."""
+    met = [rib for rib in pair if rib is not None]
+    if not met or (len(met) == 1 and met[0].length_mm < STUB_MM):
         return Bearing.NONE
-    return Bearing.BOTH if all(rib is not None and rib.certain for rib in pair) else Bearing.UNSURE
+    return Bearing.BOTH if len(met) == 2 and all(rib.certain for rib in met) else Bearing.UNSURE
 
 
 def find_ribs(bodies: Sequence[Body], tissues: TissueMap, course: Centreline) -> list[Pair]:
