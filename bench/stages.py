@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from engine.programs.vertebral import VertebralOptions, VertebralProgram
 from pydicom import dcmread
 
 from bench.archive import ARCHIVE, write_entry
 from bench.report import keep, show, spread
 from engine.loading.headers import read_header, series_of
+from engine.programs.vertebral import VertebralOptions, VertebralProgram
 from engine.records import ScreeningResult, SeriesRef
 from engine.runtime.backends import RuntimeOptions, backend_statuses
 
