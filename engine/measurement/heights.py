@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.volume import Box, Geometry, Segmentation
 
 MIDDLE_BAND = 0.25  # of the width, to both sides of the middle: where a body is as deep as it gets
-ZONES = {"anterior": (0.1, 0.3), "middle": (0.4, 0.6), "posterior": (0.7, 0.9)}  # of the depth, from the front
+ZONES = {"anterior": (0.08, 0.22), "middle": (0.43, 0.57), "posterior": (0.78, 0.92)}  # of the depth, from the front
 FOOTPRINT = 0.7  # of half width and half depth: where columns end on the endplates, not on the waist
 COLUMN_MM = 3.0  # side of the columns whose ends are fitted by planes
 FITS = 2  # rounds of fitting; our choice: the second moves the frame by less than a degree
@@ -29,16 +29,6 @@ class Heights:
     middle: float
     posterior: float
     step_mm: float  # how far apart slices lie along the body's height: what a height can't be told below
-
-    @property
-    def lowest(self) -> float:
-        """The lowest of the three."""
-        return min(self.anterior, self.middle, self.posterior)
-
-    @property
-    def highest(self) -> float:
-        """The highest of the three."""
-        return max(self.anterior, self.middle, self.posterior)
 
 
 def body_heights(bodies: Segmentation) -> Mapping[int, Heights]:
@@ -112,20 +102,19 @@ def _endplate_slope(
     u: NDArray[np.float64], v: NDArray[np.float64], w: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
     """(2,): mean slope of both endplates to the left and to the back; None: there are too few columns."""
-    inner = (np.abs(u) <= FOOTPRINT * np.percentile(np.abs(u), 99)) & (
-        np.abs(v) <= FOOTPRINT * np.percentile(np.abs(v), 99)
-    )
-    column = np.round(np.stack([u[inner], v[inner]]) / COLUMN_MM).astype(int)
-    _, number = np.unique(column, axis=1, return_inverse=True)
+    column = np.round(np.stack([u, v]) / COLUMN_MM)
+    reach = FOOTPRINT * np.percentile(np.abs([u, v]), 99, axis=1)
+    inner = (np.abs(column) * COLUMN_MM <= reach[:, None]).all(axis=0)  # whole columns, never slivers of one
+    u, v, w = u[inner], v[inner], w[inner]
+    _, number = np.unique(column[:, inner], axis=1, return_inverse=True)
+    number = number.ravel()
     count = int(number.max(initial=-1)) + 1
     if count < ENOUGH_COLUMNS:
         return None
     sizes = np.bincount(number)
-    at = np.stack(
-        [np.ones(count), np.bincount(number, u[inner]) / sizes, np.bincount(number, v[inner]) / sizes], axis=1
-    )
+    at = np.stack([np.ones(count), np.bincount(number, u) / sizes, np.bincount(number, v) / sizes], axis=1)
     top, bottom = np.full(count, -np.inf), np.full(count, np.inf)
-    np.maximum.at(top, number, w[inner])
-    np.minimum.at(bottom, number, w[inner])
+    np.maximum.at(top, number, w)
+    np.minimum.at(bottom, number, w)
     planes, *_ = np.linalg.lstsq(at, np.stack([top, bottom], axis=1), rcond=None)
     return np.asarray(planes[1:].mean(axis=1))

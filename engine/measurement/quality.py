@@ -146,15 +146,19 @@ def _noise(
 def _compression(
     level: VertebralLevel, n: int, heights: Mapping[int, Heights], options: QualityOptions
 ) -> list[QualityFlag]:
-    """Lower in one part than in another, or as a whole than its neighbours; by more than a slice."""
+    """Lower in front or in the middle than at the back, or at the back than its neighbours; by more than a slice.
+
+    Source:
+        Genant 1993: wedge, biconcave and crush deformities. The back is the reference, as spurs heighten a front.
+    """
     own = heights.get(n)
     if own is None:
         return []
-    around = [heights[m].highest for m in (n - 1, n + 1) if m in heights]
-    usual = float(np.mean(around)) if around else own.highest
+    around = [heights[m].posterior for m in (n - 1, n + 1) if m in heights]
+    usual = float(np.mean(around)) if around else own.posterior
     for low, high, what in (
-        (own.lowest, own.highest, "of its own greatest height"),
-        (own.highest, usual, "of its neighbours' height"),
+        (min(own.anterior, own.middle), own.posterior, "of its posterior height"),
+        (own.posterior, usual, "of its neighbours' posterior height"),
     ):
         if low < options.height_ratio * high and high - low > own.step_mm:
             detail = (

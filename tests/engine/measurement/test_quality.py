@@ -87,6 +87,7 @@ def test_noise_is_held_against_the_slice_thickness(spine, series_with, noise, sl
         ((24.5, 26.0, 27.0), False),  # the normal wedge of T11 to L1
         ((27.0, 25.0, 27.0), False),  # the normal hollow
         ((24.0, 24.0, 24.0), False),
+        ((34.0, 27.0, 27.0), False),  # spurs in front
     ],
 )
 def test_a_compressed_body_is_withheld(spine, series_with, heights, fires):
