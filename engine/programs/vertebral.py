@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from types import TracebackType
@@ -162,7 +163,7 @@ class VertebralProgram:
             reason=None if chosen else _why_none(flags),
             models=self.models,
             policy=str(self.options.policy),
-            engine_version=_engine_version(),
+            engine_version=engine_version(self.options),
             analysed_at=datetime.now(UTC),
             stage_seconds=watch.seconds,
         )
@@ -185,11 +186,19 @@ def _why_none(flags: tuple[QualityFlag, ...]) -> Reason:
     )
 
 
-def _engine_version() -> str:
+def engine_version(options: VertebralOptions) -> str:
+    """The version of the program; a digest tells options that are not the defaults, as they change numbers.
+
+    >>> engine_version(VertebralOptions()) == engine_version(VertebralOptions(erosion_mm=2.0))
+    False
+    """
     try:
-        return version("trabecula")
+        number = version("trabecula")
     except PackageNotFoundError:  # a bare clone
-        return "unknown"
+        number = "unknown"
+    if options == VertebralOptions():
+        return number
+    return f"{number}+{sha256(repr(options).encode()).hexdigest()[:8]}"
 
 
 class _Watch:
