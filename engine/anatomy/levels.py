@@ -41,6 +41,11 @@ class LevelOptions:
     nearest_mm: float = 13.0  # between neighbours' middles; C7-T1 of a small woman is 15
     farthest_mm: float = 50.0  # measured 22-38 from T9 to L5 (two adults); our choice leaves room for tall ones
 
+    def __post_init__(self) -> None:
+        """Refuse numbers without meaning."""
+        if not (self.smallest_body_cm3 > 0 and 0 < self.nearest_mm < self.farthest_mm):
+            raise ValueError("smallest_body_cm3 must be above 0, and nearest_mm below farthest_mm")
+
 
 @dataclass(frozen=True, eq=False)
 class NamedVertebrae:

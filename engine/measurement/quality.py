@@ -39,6 +39,13 @@ class QualityOptions:
     outlier_share: float = 0.25  # from the neighbours' median; L2-L4 of 11 % of normals differ by more
     outlier_floor: float = 20.0  # mg/cm3; our choice: at low densities a quarter is less than the error
 
+    def __post_init__(self) -> None:
+        """Refuse numbers without meaning."""
+        if not (0 < self.height_ratio < 1 and 0 <= self.focus_share < 1):
+            raise ValueError("height_ratio and focus_share are shares below 1")
+        if min(self.kvp_tolerance, self.smallest_core_cm3, self.noise_hounsfield, self.outlier_floor) < 0:
+            raise ValueError("tolerances and limits can't be negative")
+
 
 def quality_flags(
     series: SeriesRef, volume: Volume, bodies: Segmentation, cores: Segmentation, options: QualityOptions

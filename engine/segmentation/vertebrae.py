@@ -6,10 +6,13 @@ scores are blended. What a tile without bone would say is known beforehand: back
 """
 
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import UnsupportedSeries
+from engine.records import Reason
 from engine.resampling import AIR, canonical_grid, resample
 from engine.runtime.manifest import ModelManifest
 from engine.runtime.session import Session
@@ -27,6 +30,12 @@ class SegmentationOptions:
     bone_hounsfield: float = 100.0  # a 2-mm voxel above it may be bone; our choice: the thinnest shells stay above
     bone_volume_cm3: float = 1.0  # a tile with less is not looked at; our choice: a twentieth of a small vertebra
     batch: int = 1  # tiles in one call; more only costs memory on a CPU
+    max_voxels: int = 64_000_000  # of the network's grid; our choice: head to knee in a wide field, 2 GB of scores
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without meaning."""
+        if self.batch < 1 or self.max_voxels < 1 or self.bone_volume_cm3 < 0:
+            raise ValueError("batch and max_voxels must be at least 1, bone_volume_cm3 at least 0")
 
 
 def segment(volume: Volume, session: Session, options: SegmentationOptions) -> TissueMap:
@@ -37,9 +46,16 @@ def segment(volume: Volume, session: Session, options: SegmentationOptions) -> T
 
     Returns:
         A map on the network's grid, over the volume's whole field of view.
+
+    Raises:
+        UnsupportedSeries: the field of view is larger than any patient.
     """
     manifest = session.manifest
     grid = canonical_grid(volume.geometry, manifest.spacing_mm)
+    if prod(grid.shape) > options.max_voxels:
+        raise UnsupportedSeries(
+            Reason.IMAGE_TOO_LARGE, f"{grid.shape} voxels on the network's grid, at most {options.max_voxels}"
+        )
     hounsfield = resample(volume.hounsfield, volume.geometry, grid)
     padded, inside = _pad_to(hounsfield, manifest.tile)
     scores = _blended_scores(padded, session, options)

@@ -234,3 +234,9 @@ def test_whatever_a_network_does_wrong_no_wrong_name_is_given_silently(truths, s
         assert set(found.bodies.segments) == {None}
     else:
         assert not wrong_names(truth, found) or Reason.TRANSITIONAL in reasons(found)
+
+
+@pytest.mark.parametrize("values", [{"smallest_body_cm3": 0.0}, {"nearest_mm": 60.0}])
+def test_options_without_meaning_are_refused(values):
+    with pytest.raises(ValueError, match="must be above"):
+        LevelOptions(**values)

@@ -166,3 +166,9 @@ def test_a_level_without_voxels_is_passed_over(spine, series_with):
     cores = Segmentation(sound.geometry, np.where(empty.labels > 0, sound.cores.labels, 0).astype(np.uint8),
                          sound.bodies.segments)  # fmt: skip
     assert quality_flags(series_with(), sound.volume, empty, cores, OPTIONS) == ()
+
+
+@pytest.mark.parametrize("values", [{"height_ratio": 1.2}, {"focus_share": -0.1}, {"kvp_tolerance": -1.0}])
+def test_options_without_meaning_are_refused(values):
+    with pytest.raises(ValueError, match=r"shares|negative"):
+        QualityOptions(**values)

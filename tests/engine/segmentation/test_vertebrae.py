@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.errors import UnsupportedSeries
+from engine.records import Reason
 from engine.resampling import canonical_grid, resample
 from engine.runtime.backends import RuntimeOptions, open_session
 from engine.runtime.manifest import ModelManifest, ModelPackage, Parity, TrainingData
@@ -128,3 +130,16 @@ def test_slices_from_foot_to_head_give_the_same_map(session):
     turned = Volume(upside, volume.hounsfield[::-1], "1.2.3", ())
     options = SegmentationOptions(bone_volume_cm3=0.0)
     assert np.array_equal(segment(turned, session, options).labels, segment(volume, session, options).labels)
+
+
+def test_a_field_of_view_beyond_any_patient_takes_no_memory(session):
+    giant = Geometry((40, 40, 40), (400.0, 400.0, 400.0), (0.0, 0.0, 0.0), CANONICAL)
+    with pytest.raises(UnsupportedSeries) as caught:
+        segment(Volume(giant, np.zeros(giant.shape, np.int16), "1.2.3", ()), session, SegmentationOptions())
+    assert caught.value.reason is Reason.IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("values", [{"batch": 0}, {"max_voxels": 0}, {"bone_volume_cm3": -1.0}])
+def test_options_without_meaning_are_refused(values):
+    with pytest.raises(ValueError, match="at least"):
+        SegmentationOptions(**values)
