@@ -170,7 +170,12 @@ def test_what_dies_is_started_again_and_its_job_is_taken_over(node: Running, sma
 def test_every_part_is_started_again(node: Running, verb: str):
     first = node.children()[verb]
     first.send_signal(signal.SIGKILL)
-    until(lambda: verb in node.children() and node.children()[verb].pid != first.pid)
+
+    def is_new() -> bool:
+        now = node.children().get(verb)
+        return now is not None and now.pid != first.pid
+
+    until(is_new)
 
 
 def test_a_node_that_is_asked_to_stop_ends_in_order_and_leaves_no_process(node: Running):
