@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from engine.anatomy.levels import Confidence, LevelOptions, NamedVertebrae, name_levels
 from engine.errors import AnatomyNotFound
 from engine.records import Reason, VertebralLevel
-from engine.volume import TissueMap
+from engine.volume import CANONICAL, Geometry, TissueMap
+from exporters.reference.vertebra import TISSUES
 
 L = VertebralLevel
 BODY, DISC, RIB, SACRUM = 1, 3, 4, 5
@@ -234,6 +236,22 @@ def test_whatever_a_network_does_wrong_no_wrong_name_is_given_silently(truths, s
         assert set(found.bodies.segments) == {None}
     else:
         assert not wrong_names(truth, found) or Reason.TRANSITIONAL in reasons(found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(*[st.integers(1, 40)] * 3))
+def test_rubbish_gets_no_name_and_does_no_harm(seed, shape):
+    random = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(random.normal(size=shape), random.uniform(0, 3))
+    labels = np.digitize(noise, np.quantile(noise, [0.3, 0.6, 0.7, 0.8, 0.9])).astype(np.uint8)
+    grid = Geometry(shape, (2.0,) * 3, (0.0,) * 3, CANONICAL)
+    tissues = TissueMap(grid, labels, (labels == BODY).astype(np.float32), TISSUES)
+    try:
+        found = name_levels(tissues, grid, LevelOptions(smallest_body_cm3=0.05))
+    except AnatomyNotFound as error:
+        assert error.reason is Reason.NO_VERTEBRA  # noqa: PT017
+    else:
+        assert set(found.bodies.segments) == {None}
 
 
 @pytest.mark.parametrize("values", [{"smallest_body_cm3": 0.0}, {"nearest_mm": 60.0}])
