@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -33,6 +33,7 @@ from bench.ports import free_port, wait_for_port
 ROOT = Path("demo")
 DATABASE = ROOT / "trabecula.db"
 PATIENCE_S = 600.0
+ATTEMPTS = 4  # associations for one study; pynetdicom's client may miss an answer on a busy machine
 
 CONFIG = """\
 # Written by the demo: an embedded node that sends its answers to a PACS on this machine.
@@ -187,21 +188,34 @@ def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def send_archive(bar: Progress, port: int) -> None:
-    """Send each study over an association of its own."""
+    """Send each study over an association of its own; what was not acknowledged is sent again."""
     files = list(files_of(ROOT / "archive"))
     task = bar.add_task("C-STORE to the node: instances", total=len(files))
     for study in sorted({path.parts[2] for path in files}):
-        ae = AE(ae_title="ARCHIVE")
-        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
-        if not peer.is_established:
-            raise SystemExit("the node refused an association; see demo/node.log")
-        for path in (path for path in files if path.parts[2] == study):
-            answer = peer.send_c_store(dcmread(path))
-            if "Status" not in answer or answer.Status != 0x0000:
-                raise SystemExit("the node did not store an instance; see demo/node.log")
-            bar.advance(task)
+        waiting = [path for path in files if path.parts[2] == study]
+        for _ in range(ATTEMPTS):
+            waiting = send_study(port, waiting, lambda: bar.advance(task))
+            if not waiting:
+                break
+        else:
+            raise SystemExit("the node did not store an instance; see demo/node.log")
+
+
+def send_study(port: int, paths: list[Path], step: Callable[[], None]) -> list[Path]:
+    """One association; returns what was not acknowledged."""
+    ae = AE(ae_title="ARCHIVE")
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    ae.dimse_timeout = 15
+    peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
+    sent = 0
+    while sent < len(paths) and peer.is_established:
+        if peer.send_c_store(dcmread(paths[sent])).get("Status") != 0x0000:
+            break
+        sent += 1
+        step()
+    if peer.is_established:
         peer.release()
+    return paths[sent:]
 
 
 def wait_for_answers(bar: Progress) -> None:
