@@ -41,7 +41,20 @@ def export(network: Any, shape: tuple[int, ...], path: Path) -> None:
             network, (example,), str(path), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
             input_names=["image"], output_names=["output"], dynamic_shapes=({0: batch},),
         )  # fmt: skip
+    _forget_origin(path)
     check(path)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out what the exporter notes of the source: it holds the paths of the machine that trained."""
+    import onnx
+
+    model = onnx.load(str(path))
+    for noted in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output,
+                  *model.graph.value_info, *model.graph.initializer):  # fmt: skip
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    onnx.save(model, str(path))
 
 
 def as_function(network: Any) -> Function:
