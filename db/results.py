@@ -45,6 +45,8 @@ from engine.records import (
 )
 
 _LEVELS = tuple(VertebralLevel)
+KEPT = tuple(quantity for quantity in Quantity if quantity.value in result.c)
+"""The quantities that have a column."""
 
 
 def complete(
@@ -123,7 +125,7 @@ def current_result(
         measurements=tuple(
             Measurement(quantity, value, level, _model_of(row, quantity))
             for level, numbers in places
-            for quantity in Quantity
+            for quantity in KEPT
             if (value := getattr(numbers, quantity)) is not None
         ),
         evaluations=tuple(
@@ -234,7 +236,7 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any
 
 
 def _numbers(outcome: ScreeningResult, level: VertebralLevel | None) -> dict[str, Any]:
-    numbers: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in Quantity}
+    numbers: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in KEPT}
     return {**numbers, "finding": outcome.finding(level)}
 
 

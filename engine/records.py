@@ -35,11 +35,16 @@ class VertebralLevel(StrEnum):
 
 
 class BoneFinding(StrEnum):
-    """What a policy makes of a density; order of the classifier's classes too (Peng 2023)."""
+    """What a policy makes of a number."""
 
     NORMAL = "normal"
     OSTEOPENIA = "osteopenia"
     OSTEOPOROSIS = "osteoporosis"
+    IMPAIRED_MICROARCHITECTURE = "impaired_microarchitecture"  # of a trabecular bone score only
+
+
+CLASSES = (BoneFinding.NORMAL, BoneFinding.OSTEOPENIA, BoneFinding.OSTEOPOROSIS)
+"""What the classifier tells apart, in the order of its outputs (Peng 2023)."""
 
 
 class Program(StrEnum):
@@ -117,6 +122,8 @@ class Quantity(StrEnum):
     ATTENUATION_SD = "attenuation_sd"
     CORE_VOLUME = "core_volume"
     VOLUMETRIC_BMD = "volumetric_bmd"
+    AREAL_BMD = "areal_bmd"
+    TRABECULAR_BONE_SCORE = "trabecular_bone_score"
 
     @property
     def ucum(self) -> str:
@@ -134,6 +141,8 @@ _UCUM = {
     Quantity.ATTENUATION_SD: "[hnsf'U]",
     Quantity.CORE_VOLUME: "cm3",
     Quantity.VOLUMETRIC_BMD: "mg/cm3",
+    Quantity.AREAL_BMD: "g/cm2",
+    Quantity.TRABECULAR_BONE_SCORE: "1",
 }
 
 
@@ -254,6 +263,17 @@ class Evaluation:
     finding: BoneFinding
     finding_site: VertebralLevel | None  # None: the patient
     policy: str  # "name@version"
+    quantity: Quantity = Quantity.VOLUMETRIC_BMD  # of the number that was judged
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    """How likely the classifier thinks one class; at one place they add up to 1."""
+
+    finding: BoneFinding
+    value: float  # 0..1
+    finding_site: VertebralLevel | None  # None: the patient, the mean of the aggregated levels
+    model: str  # "name@version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +304,8 @@ class ScreeningResult:
     engine_version: str
     analysed_at: datetime  # UTC
     stage_seconds: tuple[tuple[str, float], ...] = ()  # name, seconds; for people and metrics
+    class_probabilities: tuple[ClassProbability, ...] = ()  # where a classifier is among the models
+    areal_levels: tuple[VertebralLevel, ...] = ()  # that went into the patient's areal BMD and bone score
 
     def value(self, quantity: Quantity, level: VertebralLevel | None) -> float | None:
         """The measurement of a quantity at a level (None: the patient), or None."""
@@ -292,11 +314,18 @@ class ScreeningResult:
                 return measurement.value
         return None
 
-    def finding(self, level: VertebralLevel | None) -> BoneFinding | None:
-        """The finding at a level (None: the patient), or None."""
+    def finding(self, level: VertebralLevel | None, quantity: Quantity = Quantity.VOLUMETRIC_BMD) -> BoneFinding | None:
+        """What a quantity's value at a level (None: the patient) was called, or None."""
         for evaluation in self.evaluations:
-            if evaluation.finding_site == level:
+            if evaluation.finding_site == level and evaluation.quantity is quantity:
                 return evaluation.finding
+        return None
+
+    def probability(self, finding: BoneFinding, level: VertebralLevel | None) -> float | None:
+        """The classifier's probability of a class at a level (None: the patient), or None."""
+        for one in self.class_probabilities:
+            if one.finding is finding and one.finding_site == level:
+                return one.value
         return None
 
     def flags(self, level: VertebralLevel | None) -> tuple[QualityFlag, ...]:

@@ -48,6 +48,12 @@ QUANTITIES: dict[Quantity, QuantityCode] = {
     Quantity.VOLUMETRIC_BMD: QuantityCode(
         _private("VBMD", "Trabecular volumetric bone mineral density"), Code("mg/cm3", "UCUM", "mg/cm^3"), None
     ),
+    Quantity.AREAL_BMD: QuantityCode(
+        _private("ABMD", "Areal bone mineral density as DXA would project it"), Code("g/cm2", "UCUM", "g/cm^2"), None
+    ),
+    Quantity.TRABECULAR_BONE_SCORE: QuantityCode(
+        _private("TBS", "Trabecular bone score"), Code("1", "UCUM", "no units"), None
+    ),
 }
 """Units are the quantities' own (`Quantity.ucum`), with the meaning that PS3.16 gives them."""
 
@@ -57,6 +63,7 @@ FINDINGS: dict[BoneFinding, Code] = {
     BoneFinding.NORMAL: Code("17621005", "SCT", "Normal"),
     BoneFinding.OSTEOPENIA: Code("312894000", "SCT", "Osteopenia"),
     BoneFinding.OSTEOPOROSIS: Code("64859006", "SCT", "Osteoporosis"),
+    BoneFinding.IMPAIRED_MICROARCHITECTURE: _private("TBSLOW", "Impaired trabecular microarchitecture"),
 }
 
 LEVELS: dict[VertebralLevel, Code] = {

@@ -11,6 +11,7 @@ import pytest
 from engine import errors, records
 from engine.records import (
     BoneFinding,
+    ClassProbability,
     Evaluation,
     InstanceHeader,
     InstanceRef,
@@ -97,7 +98,27 @@ def test_a_reason_is_spelled_as_it_is_named():
 def test_a_quantity_has_one_unit():
     assert {quantity: quantity.ucum for quantity in Quantity}.keys() == set(Quantity)
     assert Quantity.VOLUMETRIC_BMD.ucum == "mg/cm3"
+    assert Quantity.AREAL_BMD.ucum == "g/cm2"
+    assert Quantity.TRABECULAR_BONE_SCORE.ucum == "1"
     assert Quantity.ATTENUATION_MEDIAN.ucum == "[hnsf'U]"
+
+
+def test_a_finding_is_of_one_quantity_and_a_class_has_its_probability():
+    scored = dataclasses.replace(
+        RESULT,
+        evaluations=(
+            *RESULT.evaluations,
+            Evaluation(BoneFinding.OSTEOPOROSIS, None, "yam@1", Quantity.AREAL_BMD),
+            Evaluation(BoneFinding.IMPAIRED_MICROARCHITECTURE, L1, "tbs@1", Quantity.TRABECULAR_BONE_SCORE),
+        ),
+        class_probabilities=(ClassProbability(BoneFinding.NORMAL, 0.7, L1, str(MODEL)),),
+    )
+    assert scored.finding(None) is BoneFinding.OSTEOPENIA
+    assert scored.finding(None, Quantity.AREAL_BMD) is BoneFinding.OSTEOPOROSIS
+    assert scored.finding(L1) is None
+    assert scored.finding(L1, Quantity.TRABECULAR_BONE_SCORE) is BoneFinding.IMPAIRED_MICROARCHITECTURE
+    assert scored.probability(BoneFinding.NORMAL, L1) == 0.7
+    assert scored.probability(BoneFinding.NORMAL, None) is scored.probability(BoneFinding.OSTEOPENIA, L1) is None
 
 
 def test_levels_run_from_head_to_foot():
