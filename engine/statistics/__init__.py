@@ -1,0 +1,1 @@
+"""Statistics of agreement: numbers against reference values, as the papers of the field print them."""
