@@ -8,11 +8,12 @@ would alias into a coarse grid. Networks are trained behind this very function.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.volume import CANONICAL, Geometry, Shape, Vector
 
 AIR = -1024.0  # HU outside every grid
+
+_ALONE = 2**19  # voxels that a thread does at once; our choice: to start threads costs more than so many
 
 
 def canonical_grid(source: Geometry, spacing_mm: Vector) -> Geometry:
@@ -62,23 +63,17 @@ def resample(
         raise ValueError(f"values of shape {values.shape} do not lie on a grid of {source.shape}")
     step = np.linalg.inv(source.affine) @ target.affine  # target index -> source index
     factor = np.maximum(1, np.floor(np.abs(step[:3, :3]).max(axis=1) + 1e-6)).astype(int)
-    block, shift = _needed(values, step, target.shape, factor)
+    block, start = _needed(values, step, target.shape, factor)
     if block is None:
         return np.full(target.shape, outside, dtype=np.float32)
-    small = _block_means(block, factor)
-    matrix = step[:3, :3] / factor[:, None]
-    offset = (step[:3, 3] - shift - (factor - 1) / 2) / factor
-    if np.allclose(matrix, np.diag(np.diag(matrix)), atol=1e-9):
-        result = ndimage.affine_transform(small, np.diag(matrix), offset, target.shape, order=1, mode="nearest")
-    else:
-        result = ndimage.affine_transform(small, matrix, offset, target.shape, order=1, mode="nearest")
-    _mask_outside(result, step, source.shape, outside)
-    return np.asarray(result, dtype=np.float32)
+    along_axes = np.allclose(step[:3, :3], np.diag(np.diag(step[:3, :3])), rtol=0, atol=1e-9 * factor.max())
+    work = _along_axes if along_axes else _turned
+    return work(_plain(block), step, source.shape, factor, start, outside, target.shape)
 
 
 def _needed(
     values: NDArray[np.generic], step: NDArray[np.float64], shape: Shape, factor: NDArray[np.int_]
-) -> tuple[NDArray[np.generic] | None, NDArray[np.float64]]:
+) -> tuple[NDArray[np.generic] | None, NDArray[np.int_]]:
     """The part of the source that the target can see, in whole blocks, and where it starts."""
     corners = np.array(
         [[k, j, i, 1.0] for k in (0, shape[0] - 1) for j in (0, shape[1] - 1) for i in (0, shape[2] - 1)]
@@ -89,9 +84,91 @@ def _needed(
     low = np.clip(low, 0, None) // factor * factor
     high = np.minimum(high, values.shape)
     if (high <= low).any():
-        return None, low.astype(float)
+        return None, low
     at = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return values[at], low.astype(float)
+    return values[at], low
+
+
+def _plain(block: NDArray[np.generic]) -> NDArray[np.generic]:
+    """A block as kernels take it: int16 or float32, contiguous; not copied where it is all there is."""
+    kind = np.int16 if block.dtype == np.int16 else np.float32
+    return np.ascontiguousarray(block, dtype=kind)
+
+
+def _along_axes(
+    block: NDArray[np.generic],
+    step: NDArray[np.float64],
+    shape: Shape,
+    factor: NDArray[np.int_],
+    start: NDArray[np.int_],
+    outside: float,
+    target: Shape,
+) -> NDArray[np.float32]:
+    """The grids' axes run along each other: an axis at a time, means of blocks and interpolation in one."""
+    from engine.kernels import share_out, weigh_axes
+
+    result = np.full(target, outside, dtype=np.float32)
+    taps: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    within: list[slice] = []
+    for axis in range(3):
+        index = step[axis, axis] * np.arange(target[axis]) + step[axis, 3]
+        seen = np.flatnonzero((index >= -0.5 - 1e-6) & (index <= shape[axis] - 0.5 + 1e-6))
+        if not len(seen):
+            return result
+        within.append(slice(int(seen[0]), int(seen[-1]) + 1))
+        taps.append(_taps(index[within[-1]] - start[axis], block.shape[axis], int(factor[axis])))
+    along_k, along_j, along_i = taps
+    inside = result[tuple(within)]
+    share_out(
+        inside.shape[0],
+        max(1, _ALONE // max(1, inside[0].size)),
+        lambda first, last: weigh_axes(block, along_k, along_j, along_i, inside, first, last),
+    )
+    return result
+
+
+def _taps(index: NDArray[np.float64], count: int, factor: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Which voxels of an axis make up each point on it, and with which weights.
+
+    Args:
+        index: points, in voxels of the axis.
+        count: voxels of the axis; a last, partial block is filled up with its border.
+
+    Returns:
+        (N, 2 * factor) indices and weights: two blocks of voxels for each point.
+    """
+    blocks = -(-count // factor)
+    place = np.clip((index - (factor - 1) / 2) / factor, 0, blocks - 1)
+    low = np.floor(place).astype(np.int64)
+    part = (place - low)[:, None]
+    voxels = np.arange(factor)
+    first = low[:, None] * factor + voxels
+    second = np.minimum(low + 1, blocks - 1)[:, None] * factor + voxels
+    at = np.minimum(np.hstack([first, second]), count - 1)
+    weights = np.hstack([np.repeat((1 - part) / factor, factor, 1), np.repeat(part / factor, factor, 1)])
+    return at, weights.astype(np.float32)
+
+
+def _turned(
+    block: NDArray[np.generic],
+    step: NDArray[np.float64],
+    shape: Shape,
+    factor: NDArray[np.int_],
+    start: NDArray[np.int_],
+    outside: float,
+    target: Shape,
+) -> NDArray[np.float32]:
+    """The grids lie anyhow to each other."""
+    from engine.kernels import share_out, turn
+
+    small = block if (factor == 1).all() else _block_means(block, factor)
+    result = np.empty(target, dtype=np.float32)
+    share_out(
+        target[0],
+        max(1, _ALONE // 4 // (target[1] * target[2])),
+        lambda first, last: turn(small, step, shape, factor, start, outside, result, first, last),
+    )
+    return result
 
 
 def _block_means(values: NDArray[np.generic], factor: NDArray[np.int_]) -> NDArray[np.float32]:
@@ -108,13 +185,3 @@ def _block_means(values: NDArray[np.generic], factor: NDArray[np.int_]) -> NDArr
         parts = [block[tuple(slice(m, None, n) if a == axis else slice(None) for a in range(3))] for m in range(n)]
         block = sum(parts[1:], start=parts[0].copy()) / np.float32(n)
     return block
-
-
-def _mask_outside(result: NDArray[np.float32], step: NDArray[np.float64], shape: Shape, outside: float) -> None:
-    """Set what lies more than half a voxel outside the source, in place."""
-    grids = np.ogrid[tuple(slice(0, n) for n in result.shape)]
-    for axis in range(3):
-        index = step[axis, 3] + sum(step[axis, a] * grids[a] for a in range(3) if step[axis, a] != 0)
-        gone = (index < -0.5 - 1e-6) | (index > shape[axis] - 0.5 + 1e-6)
-        if np.any(gone):
-            result[np.broadcast_to(gone, result.shape)] = outside
