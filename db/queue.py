@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.backfill import is_backfilled
 from db.columns import utc_now, word
 from db.events import tell
 from db.schema import Change, JobState, SeriesState, job, result, series
@@ -22,6 +23,7 @@ from engine.records import Program, Reason, SeriesRef
 MAX_ATTEMPTS = 3  # our choice: twice may be bad luck
 LOST = "the lease ran out: the worker died or hung"
 BACK_OFF_S = 10.0  # our choice: wait after the first failed attempt; doubles with each
+AFTER_LIVE = 10  # our choice: priority of what a backfill fetched; what comes by itself has 0 and goes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ def enqueue(connection: sa.Connection, member: SeriesRow, program: Program) -> N
     ours = (job.c.series_id == member.id, job.c.program == program, job.c.revision == member.revision)
     before = connection.execute(sa.select(job.c.id, job.c.state, job.c.reason, job.c.detail).where(*ours)).first()
     if before is None:
-        fresh = {"series_id": member.id, "program": program, "revision": member.revision, "priority": 0, "token": 0}
-        connection.execute(sa.insert(job).values(**fresh, **_ready_anew(), created_at=utc_now()))
+        priority = AFTER_LIVE if is_backfilled(connection, member.series_instance_uid) else 0
+        fresh = {"series_id": member.id, "program": program, "revision": member.revision, "priority": priority}
+        connection.execute(sa.insert(job).values(**fresh, token=0, **_ready_anew(), created_at=utc_now()))
     elif before.state in (JobState.READY, JobState.LEASED) or _is_current(connection, before.id):
         return
     elif before.state is JobState.OBSOLETE or before.reason is None:

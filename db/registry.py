@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from db.backfill import is_being_fetched
 from db.columns import utc_now, word
 from db.connection import Purpose, exclusive, insert_into, rows_where_in
 from db.events import tell
@@ -134,8 +135,11 @@ def record_refusal(
 
 
 def studies_due(connection: sa.Connection, quiet_s: float, force_s: float) -> tuple[DueStudy, ...]:
-    """Open studies that got nothing new for `quiet_s`, or that have been open for `force_s`; longest waiting first."""
-    quiet = study.c.last_received_at <= utc_now(-quiet_s)
+    """Open studies that got nothing new for `quiet_s`, or that have been open for `force_s`; longest waiting first.
+
+    A study of which a backfill is just fetching a series is not quiet.
+    """
+    quiet = (study.c.last_received_at <= utc_now(-quiet_s)) & ~is_being_fetched(study.c.study_instance_uid)
     forced = study.c.opened_at <= utc_now(-force_s)
     rows = connection.execute(
         sa.select(study.c.study_instance_uid, study.c.revision)

@@ -7,6 +7,8 @@ The tables: what is remembered, in the words of the house.
     job                               work to do, with a lease and a fencing token
     result < vertebra, quality_flag   what an analysis said; result_model, model: by which weights
     outbox                            report objects that wait for a peer
+    backfill < backfill_part          an order to fetch from an archive, and the days, folders or lines it consists of
+    backfill_series                   each series that was found by it, and how far it is
     event                             what changed and when, for people
 
 Every change that belongs together is one transaction. `series.state` is "done" exactly while one current result of
@@ -57,6 +59,32 @@ class ObjectState(StrEnum):
     SENT = "sent"
     DEAD = "dead"  # refused too often; a person can retry it
     SUPERSEDED = "superseded"  # its result is no longer current: not sent any more
+
+
+class BackfillState(StrEnum):
+    """Where an order to fetch from an archive stands."""
+
+    OPEN = "open"
+    PAUSED = "paused"  # by a person, who lets it go on
+    DONE = "done"
+
+
+class PartState(StrEnum):
+    """Where a part of a backfill stands."""
+
+    WAITING = "waiting"  # its search failed, and is tried again
+    SEARCHED = "searched"  # its series are rows
+    DEAD = "dead"  # its search failed too often; a person can retry it
+
+
+class FetchState(StrEnum):
+    """Where a series of a backfill stands; "done", "skipped" and "dead" are ends."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    DONE = "done"  # every instance that the archive names is here, or was refused with a reason
+    SKIPPED = "skipped"  # not wanted: not asked for, or no program reads it
+    DEAD = "dead"  # failed too often; a person can retry it
 
 
 class Change(StrEnum):
@@ -336,6 +364,62 @@ outbox = sa.Table(
 sa.Index("ix_outbox_ready", outbox.c.destination, outbox.c.id, **_where(outbox.c.state == word(ObjectState.READY)))
 sa.Index("ix_outbox_leased", outbox.c.lease_until, **_where(outbox.c.state == word(ObjectState.LEASED)))
 sa.Index("ix_outbox_result_id", outbox.c.result_id)
+
+backfill = sa.Table(
+    "backfill",
+    metadata,
+    _id(),
+    sa.Column("key", sa.String(64), nullable=False, unique=True),  # keyed hash of the order: the same order goes on
+    sa.Column("archive", SafeText(64), nullable=False),  # our name for it
+    sa.Column("said", SafeText(400), nullable=False),  # the order in words, without any identifier
+    sa.Column("state", Word(BackfillState), nullable=False),
+    sa.Column("detail", SafeText(400), nullable=False),  # what it does, or why it waits
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("seen_at", UtcTime, nullable=False),  # the last sign of life of the process that works on it
+)
+
+backfill_part = sa.Table(
+    "backfill_part",
+    metadata,
+    _id(),
+    _belongs_to("backfill"),
+    sa.Column("key", sa.String(64), nullable=False),  # keyed hash of a day, a folder's name or an identifier
+    sa.Column("state", Word(PartState), nullable=False),
+    sa.Column("studies", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("not_before", UtcTime, nullable=False),
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.UniqueConstraint("backfill_id", "key"),
+)
+
+backfill_series = sa.Table(
+    "backfill_series",
+    metadata,
+    _id(),
+    _belongs_to("backfill"),
+    _belongs_to("backfill_part"),
+    sa.Column("study_instance_uid", UID, nullable=False),
+    sa.Column("series_instance_uid", UID, nullable=False),
+    sa.Column("state", Word(FetchState), nullable=False),
+    sa.Column("reason", Word(Reason)),  # why no program reads it
+    sa.Column("detail", SafeText(400), nullable=False),
+    sa.Column("expected", sa.Integer),  # instances, as the archive said; NULL: it did not
+    sa.Column("received", sa.Integer, nullable=False),  # instances that are here
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),  # of what came over the network
+    sa.Column("seconds", sa.Double, nullable=False),  # that it took
+    sa.Column("attempts", sa.Integer, nullable=False),  # counted when claimed
+    sa.Column("not_before", UtcTime, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.UniqueConstraint("backfill_id", "series_instance_uid"),
+)
+sa.Index("ix_backfill_series_study_instance_uid", backfill_series.c.study_instance_uid)
+sa.Index("ix_backfill_series_series_instance_uid", backfill_series.c.series_instance_uid)
+sa.Index(
+    "ix_backfill_series_waiting",
+    backfill_series.c.backfill_id,
+    backfill_series.c.id,
+    **_where(backfill_series.c.state == word(FetchState.WAITING)),
+)
 
 event = sa.Table(
     "event",

@@ -1,0 +1,430 @@
+"""
+What is fetched from archives: orders, the parts that they consist of, and each series with its own state.
+
+A series is a row, so that one which can't be had makes no other wait and none is fetched twice. The same order, given
+again, goes on where it stopped. One process works on an archive at a time (a lock beside the spool sees to it), so
+what was being fetched when it ended is simply fetched on. No identifier of a patient or of an examination stands here:
+orders and parts are known by keyed hashes.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.columns import utc_now, word
+from db.connection import insert_into
+from db.schema import (
+    BackfillState,
+    FetchState,
+    PartState,
+    SeriesState,
+    StudyState,
+    backfill,
+    backfill_part,
+    backfill_series,
+    job,
+    series,
+    study,
+)
+from db.schema import JobState as Job
+from engine.records import Reason
+
+LONGEST_BACK_OFF_S = 6 * 3600.0  # our choice
+ALIVE_S = 120.0  # our choice: a process that gave no sign for so long is gone
+RATE_OVER_S = 900.0  # our choice: the rate is of what ended in so many seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An order, opened."""
+
+    id: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSeries:
+    """A series that an archive has."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    is_wanted: bool
+    reason: Reason | None = None  # why no program reads it
+    detail: str = ""
+    expected: int | None = None  # instances, as the archive said
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedSeries:
+    """A series that is being fetched."""
+
+    id: int
+    part: str  # keyed hash
+    study_instance_uid: str
+    series_instance_uid: str
+    attempts: int  # this one included
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of one attempt to fetch a series."""
+
+    expected: int
+    received: int  # that are here now, whenever they came
+    size_bytes: int  # that came over the network in this attempt
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillLine:
+    """How an order stands, for people."""
+
+    id: int
+    archive: str
+    said: str
+    state: BackfillState
+    is_running: bool  # a process gave a sign lately
+    detail: str
+    parts: dict[str, int]  # by state
+    series: dict[str, int]  # by state
+    skipped: dict[str, int]  # by reason
+    dead: dict[str, int]  # by detail
+    instances: int
+    size_bytes: int
+    series_per_hour: float | None  # None: nothing ended lately
+    seconds_left: float | None  # for what is known by now, at that rate
+
+
+def open_run(connection: sa.Connection, key: str, archive: str, said: str) -> Run:
+    """Begin an order, or go on with it. What was being fetched when its last process ended is fetched on."""
+    new = insert_into(connection, backfill).values(
+        key=key,
+        archive=archive,
+        said=said,
+        state=BackfillState.OPEN,
+        detail="",
+        created_at=utc_now(),
+        seen_at=utc_now(),
+    )
+    made = connection.execute(new.on_conflict_do_nothing(index_elements=[backfill.c.key]).returning(backfill.c.id))
+    is_new = made.first() is not None
+    row_id: int = connection.execute(
+        sa.update(backfill)
+        .where(backfill.c.key == key)
+        .values(state=BackfillState.OPEN, detail="", seen_at=utc_now())
+        .returning(backfill.c.id)
+    ).scalar_one()
+    connection.execute(
+        sa.update(backfill_series)
+        .where(backfill_series.c.backfill_id == row_id, backfill_series.c.state == FetchState.FETCHING)
+        .values(state=FetchState.WAITING)
+    )
+    return Run(row_id, is_new)
+
+
+def tell_state(
+    connection: sa.Connection, run_id: int, detail: str, state: BackfillState | None = None
+) -> BackfillState:
+    """A sign of life: what the process does. Returns the order's state, which a person may have changed."""
+    said = {"detail": detail, "seen_at": utc_now()} | ({} if state is None else {"state": state})
+    told: BackfillState = connection.execute(
+        sa.update(backfill).where(backfill.c.id == run_id).values(**said).returning(backfill.c.state)
+    ).scalar_one()
+    return told
+
+
+def set_state(connection: sa.Connection, run_id: int, state: BackfillState) -> bool:
+    """A person pauses an order or lets it go on. False: there is no such order, or it is done."""
+    changed = connection.execute(
+        sa.update(backfill).where(backfill.c.id == run_id, backfill.c.state != BackfillState.DONE).values(state=state)
+    )
+    return changed.rowcount == 1
+
+
+def parts_not_due(connection: sa.Connection, run_id: int) -> frozenset[str]:
+    """Keys of the parts that need no search now: searched, dead, or to be tried again later."""
+    rows = connection.execute(
+        sa.select(backfill_part.c.key).where(
+            backfill_part.c.backfill_id == run_id,
+            (backfill_part.c.state != PartState.WAITING) | (backfill_part.c.not_before > utc_now()),
+        )
+    )
+    return frozenset(rows.scalars())
+
+
+def keep_part(connection: sa.Connection, run_id: int, key: str, studies: int, found: Iterable[FoundSeries]) -> None:
+    """A part was searched: its series become rows. Those that the order knows already stay as they are."""
+    part_id = _part(connection, run_id, key, PartState.SEARCHED, studies=studies, detail="")
+    rows = [
+        {
+            "study_instance_uid": each.study_instance_uid,
+            "series_instance_uid": each.series_instance_uid,
+            "state": FetchState.WAITING if each.is_wanted else FetchState.SKIPPED,
+            "reason": each.reason,
+            "detail": each.detail,
+            "expected": each.expected,
+        }
+        for each in found
+    ]
+    if not rows:
+        return
+    new = insert_into(connection, backfill_series).values(
+        backfill_id=run_id,
+        backfill_part_id=part_id,
+        received=0,
+        size_bytes=0,
+        seconds=0.0,
+        attempts=0,
+        not_before=utc_now(),
+    )
+    key_columns = [backfill_series.c.backfill_id, backfill_series.c.series_instance_uid]
+    connection.execute(new.on_conflict_do_nothing(index_elements=key_columns), rows)
+
+
+def part_failed(
+    connection: sa.Connection, run_id: int, key: str, message: str, max_attempts: int, back_off_s: float
+) -> PartState:
+    """A part could not be searched: try again later, or give up. Returns WAITING or DEAD."""
+    before = connection.execute(
+        sa.select(backfill_part.c.attempts).where(backfill_part.c.backfill_id == run_id, backfill_part.c.key == key)
+    ).scalar_one_or_none()
+    attempts = (before or 0) + 1
+    state = PartState.DEAD if attempts >= max_attempts else PartState.WAITING
+    delay_s = _delay_s(attempts, back_off_s)
+    _part(connection, run_id, key, state, attempts=attempts, detail=message, not_before=utc_now(delay_s))
+    return state
+
+
+def claim_series(connection: sa.Connection, run_id: int) -> ClaimedSeries | None:
+    """The next series to fetch; None: none is due now."""
+    ready = (
+        sa.select(backfill_series.c.id)
+        .where(
+            backfill_series.c.backfill_id == run_id,
+            backfill_series.c.state == word(FetchState.WAITING),
+            backfill_series.c.not_before <= utc_now(),
+        )
+        .order_by(backfill_series.c.id)
+        .limit(1)
+    )
+    row = connection.execute(
+        sa.update(backfill_series)
+        .where(backfill_series.c.id == ready.scalar_subquery())
+        .values(state=FetchState.FETCHING, attempts=backfill_series.c.attempts + 1)
+        .returning(backfill_series)
+    ).first()
+    if row is None:
+        return None
+    part = connection.execute(sa.select(backfill_part.c.key).where(backfill_part.c.id == row.backfill_part_id))
+    return ClaimedSeries(row.id, part.scalar_one(), row.study_instance_uid, row.series_instance_uid, row.attempts)
+
+
+def series_done(connection: sa.Connection, claimed: ClaimedSeries, fetched: Fetched) -> None:
+    """Every instance is here, or was refused with a reason."""
+    _end(connection, claimed, fetched, {"state": FetchState.DONE, "ended_at": utc_now(), "detail": fetched.detail})
+
+
+def series_failed(
+    connection: sa.Connection, claimed: ClaimedSeries, fetched: Fetched, max_attempts: int, back_off_s: float
+) -> FetchState:
+    """An attempt brought not all of it: try again later, or give up. Returns WAITING or DEAD."""
+    is_dead = claimed.attempts >= max_attempts
+    state = FetchState.DEAD if is_dead else FetchState.WAITING
+    changes: dict[str, Any] = {
+        "state": state,
+        "detail": fetched.detail,
+        "not_before": utc_now(_delay_s(claimed.attempts, back_off_s)),
+        "ended_at": utc_now() if is_dead else None,
+    }
+    _end(connection, claimed, fetched, changes)
+    return state
+
+
+def give_back(connection: sa.Connection, claimed: ClaimedSeries, fetched: Fetched) -> None:
+    """At an orderly stop, or when the archive itself is away: fetched on later, and not counted as an attempt."""
+    changes = {"state": FetchState.WAITING, "attempts": backfill_series.c.attempts - 1, "not_before": utc_now()}
+    _end(connection, claimed, fetched, changes)
+
+
+def next_due_s(connection: sa.Connection, run_id: int) -> float | None:
+    """Seconds until a series or part that waits may be tried; 0: now. None: nothing waits or is being fetched."""
+    waits = []
+    for table, states in (
+        (backfill_series, (FetchState.WAITING, FetchState.FETCHING)),
+        (backfill_part, (PartState.WAITING,)),
+    ):
+        soonest, now = connection.execute(
+            sa.select(sa.func.min(table.c.not_before, type_=table.c.not_before.type), utc_now()).where(
+                table.c.backfill_id == run_id, table.c.state.in_(states)
+            )
+        ).one()
+        if soonest is not None:
+            waits.append(max(0.0, (soonest - now).total_seconds()))
+    return min(waits, default=None)
+
+
+def count_waiting(connection: sa.Connection, run_id: int) -> int:
+    """Series that are known and not fetched yet."""
+    query = sa.select(sa.func.count()).where(
+        backfill_series.c.backfill_id == run_id, backfill_series.c.state == word(FetchState.WAITING)
+    )
+    return connection.execute(query).scalar_one()
+
+
+def retry(connection: sa.Connection, run_id: int) -> int:
+    """Try again what died: series and parts of an order, which is open again. Returns how many."""
+    anew = {"attempts": 0, "not_before": utc_now(), "detail": ""}
+    again = 0
+    for table, dead, waiting in (
+        (backfill_series, FetchState.DEAD, FetchState.WAITING),
+        (backfill_part, PartState.DEAD, PartState.WAITING),
+    ):
+        told = connection.execute(
+            sa.update(table)
+            .where(table.c.backfill_id == run_id, table.c.state == dead)
+            .values(state=waiting, **anew, **({"ended_at": None} if table is backfill_series else {}))
+        )
+        again += told.rowcount
+    if again:
+        connection.execute(sa.update(backfill).where(backfill.c.id == run_id).values(state=BackfillState.OPEN))
+    return again
+
+
+def is_being_fetched(study_instance_uid: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Whether a backfill that is alive has begun to fetch a series of a study, and is not through with it."""
+    begun = (backfill_series.c.state == FetchState.FETCHING) | (
+        (backfill_series.c.state == FetchState.WAITING) & (backfill_series.c.attempts > 0)
+    )
+    alive = (backfill.c.state == BackfillState.OPEN) & (backfill.c.seen_at > utc_now(-ALIVE_S))
+    return sa.exists().where(
+        backfill_series.c.study_instance_uid == study_instance_uid,
+        backfill.c.id == backfill_series.c.backfill_id,
+        begun,
+        alive,
+    )
+
+
+def is_backfilled(connection: sa.Connection, series_instance_uid: str) -> bool:
+    """Whether a series came, or will come, by a backfill."""
+    query = sa.select(backfill_series.c.id).where(
+        backfill_series.c.series_instance_uid == series_instance_uid, backfill_series.c.state != FetchState.SKIPPED
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def is_live(connection: sa.Connection, within_s: float) -> bool:
+    """Whether something came within so many seconds that no backfill had asked for."""
+    ours = sa.exists().where(
+        backfill_series.c.study_instance_uid == study.c.study_instance_uid,
+        backfill_series.c.state != FetchState.SKIPPED,
+    )
+    query = sa.select(study.c.id).where(
+        study.c.state == word(StudyState.RECEIVING), study.c.last_received_at > utc_now(-within_s), ~ours
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def count_unread(connection: sa.Connection) -> int:
+    """Series that wait to be analysed."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(job.join(series))
+        .where(job.c.state == word(Job.READY), series.c.state == SeriesState.WAITING)
+    )
+    return connection.execute(query).scalar_one()
+
+
+def backfills(connection: sa.Connection, with_done: bool = True) -> tuple[BackfillLine, ...]:
+    """How every order stands, the oldest first."""
+    query = sa.select(backfill, (backfill.c.seen_at > utc_now(-ALIVE_S)).label("is_alive")).order_by(backfill.c.id)
+    if not with_done:
+        query = query.where(backfill.c.state != BackfillState.DONE)
+    return tuple(_line(connection, row) for row in connection.execute(query).all())
+
+
+def _line(connection: sa.Connection, row: Any) -> BackfillLine:
+    mine = backfill_series.c.backfill_id == row.id
+    series_by = _by(connection, backfill_series.c.state, mine)
+    instances, size_bytes = connection.execute(
+        sa.select(sa.func.sum(backfill_series.c.received), sa.func.sum(backfill_series.c.size_bytes)).where(mine)
+    ).one()
+    rate = _rate(connection, mine)
+    left = series_by.get(FetchState.WAITING, 0) + series_by.get(FetchState.FETCHING, 0)
+    return BackfillLine(
+        id=row.id,
+        archive=row.archive,
+        said=row.said,
+        state=row.state,
+        is_running=row.state is not BackfillState.DONE and bool(row.is_alive) and row.detail != STOPPED,
+        detail=row.detail,
+        parts=_by(connection, backfill_part.c.state, backfill_part.c.backfill_id == row.id),
+        series=series_by,
+        skipped=_by(connection, backfill_series.c.reason, mine, backfill_series.c.state == FetchState.SKIPPED),
+        dead=_by(connection, backfill_series.c.detail, mine, backfill_series.c.state == FetchState.DEAD),
+        instances=int(instances or 0),
+        size_bytes=int(size_bytes or 0),
+        series_per_hour=rate,
+        seconds_left=None if rate is None else left * 3600.0 / rate,
+    )
+
+
+STOPPED = "stopped; the same order goes on"
+
+
+def _rate(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> float | None:
+    """Series an hour, of those that ended lately, from the first of them until now."""
+    ended = (backfill_series.c.state == FetchState.DONE) & (backfill_series.c.ended_at > utc_now(-RATE_OVER_S))
+    count, first, now = connection.execute(
+        sa.select(
+            sa.func.count(),
+            sa.func.min(backfill_series.c.ended_at, type_=backfill_series.c.ended_at.type),
+            utc_now(),
+        ).where(mine, ended)
+    ).one()
+    if count < 2:
+        return None
+    span_s: float = (now - first).total_seconds()
+    return float((count - 1) * 3600.0 / max(span_s, 1e-3))
+
+
+def _by(
+    connection: sa.Connection, column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]
+) -> dict[str, int]:
+    rows = connection.execute(sa.select(column, sa.func.count()).where(*conditions).group_by(column).order_by(column))
+    return {str(value) if value else "not asked for": count for value, count in rows}
+
+
+def _part(connection: sa.Connection, run_id: int, key: str, state: PartState, **said: Any) -> int:
+    values = {"studies": 0, "attempts": 0, "not_before": utc_now(), "detail": "", **said, "state": state}
+    new = insert_into(connection, backfill_part).values(backfill_id=run_id, key=key, **values)
+    row_id: int = connection.execute(
+        new.on_conflict_do_update(
+            index_elements=[backfill_part.c.backfill_id, backfill_part.c.key],
+            set_={name: new.excluded[name] for name in values},
+        ).returning(backfill_part.c.id)
+    ).scalar_one()
+    return row_id
+
+
+def _end(connection: sa.Connection, claimed: ClaimedSeries, fetched: Fetched, changes: dict[str, Any]) -> None:
+    connection.execute(
+        sa.update(backfill_series)
+        .where(backfill_series.c.id == claimed.id, backfill_series.c.state == FetchState.FETCHING)
+        .values(
+            expected=fetched.expected or backfill_series.c.expected,
+            received=fetched.received,
+            size_bytes=backfill_series.c.size_bytes + fetched.size_bytes,
+            seconds=backfill_series.c.seconds + fetched.seconds,
+            **changes,
+        )
+    )
+
+
+def _delay_s(attempts: int, back_off_s: float) -> float:
+    """Doubles with each attempt; spread, so that not all that failed together come again together."""
+    longest: float = min(LONGEST_BACK_OFF_S, back_off_s * 2 ** min(attempts - 1, 30))
+    return longest * random.uniform(0.5, 1.0)
