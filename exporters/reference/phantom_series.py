@@ -78,7 +78,7 @@ def write_series(
         DICOM PS3.3 A.3 (CT Image IOD).
     """
     if geometry is None:
-        geometry = field_of_view(phantom, pixel_mm=machine.field_mm / 512, slice_mm=machine.spacing_mm)
+        geometry = field_of_view(phantom, pixel_mm=machine.field_mm[0] / 512, slice_mm=machine.spacing_mm)
     thickness = geometry.spacing_mm[0] if thickness_mm is None else thickness_mm
     hounsfield, raster = scan(
         phantom,
@@ -88,6 +88,7 @@ def write_series(
         dose=dose,
         thickness_mm=thickness,
         contrast=contrast,
+        kvp=kvp,
     )
     study = study_uid or uid_from(f"study {phantom.seed}")
     series = series_uid or uid_from(f"series {phantom.seed} {machine.key} {series_number} {scan_seed} {geometry}")
@@ -97,9 +98,15 @@ def write_series(
     shared.PatientBirthDate = f"{int(study_date[:4]) - phantom.age:04d}0101"
     shared.AccessionNumber, shared.StudyDescription = accession_number, study_description
     shared.SeriesDescription = series_description or f"Phantom {machine.kernel[0]} {thickness:g} mm"
-    shared.SeriesNumber, shared.BodyPartExamined, shared.ImageType = series_number, body_part, list(image_type)
+    shared.SeriesNumber, shared.BodyPartExamined, shared.ImageType = (
+        series_number,
+        body_part,
+        [*image_type, *machine.image_type],
+    )
     shared.ConvolutionKernel = list(kernel or machine.kernel)
     shared.KVP, shared.SliceThickness, shared.GantryDetectorTilt = f"{kvp:g}", f"{thickness:g}", f"{gantry_tilt:g}"
+    shared.Exposure = max(1, round(machine.mas * dose))
+    shared.XRayTubeCurrent = 2 * shared.Exposure  # for half a second
     agent = ("IOPAMIDOL" if contrast else "") if contrast_agent is None else contrast_agent
     if agent:
         shared.ContrastBolusAgent = agent
@@ -147,7 +154,9 @@ def _shared(phantom: SpinePhantom, machine: Scanner, geometry: Geometry, study: 
         "500",
         f"{geometry.spacing_mm[2] * geometry.shape[2]:.6g}",
     )
-    shared.ExposureTime, shared.XRayTubeCurrent, shared.Exposure = 500, 200, 100
+    shared.ExposureTime = 500
+    if machine.filter_type:
+        shared.FilterType = machine.filter_type
     shared.RotationDirection = "CW"
     shared.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     shared.PixelSpacing = [f"{geometry.spacing_mm[1]:.8g}", f"{geometry.spacing_mm[2]:.8g}"]

@@ -6,13 +6,14 @@ Sizes follow adult CT (see the table); what a single level needs is drawn elsewh
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.volume import Vector
 from exporters.reference.canvas import Canvas, Field, Region, capsule, ring, rounded_box
+from exporters.reference.trabecular import Texture, grain_of
 
 BODY, POSTERIOR, DISC, RIB, SACRUM = 1, 2, 3, 4, 5
 TISSUES = ("background", "vertebral_body", "posterior_elements", "disc", "rib", "sacrum")
@@ -54,6 +55,8 @@ class Vertebra:
     island: float = 0.0  # radius of a bone island, mm
     rib: float = 0.0  # share of the usual length of its ribs; 0: none
     process: float = 1.0  # factor of the processes' lengths
+    arch: float = 1.0  # factor of the posterior elements' mineral
+    texture: Texture = field(default_factory=Texture)
 
     @property
     def axes(self) -> NDArray[np.float64]:
@@ -132,7 +135,7 @@ def arch_distance(bone: Vertebra, u: Field, v: Field, w: Field) -> Field:
     return distance
 
 
-def paint_body(canvas: Canvas, bone: Vertebra, texture: np.random.Generator) -> None:
+def paint_body(canvas: Canvas, bone: Vertebra) -> None:
     """Paint a vertebral body: cortex, endplates, trabecular bone with texture, the vein at its back."""
     reach = max(bone.width, bone.depth, bone.height) / 2 + 8
     region = canvas.around([bone.centre], reach)
@@ -140,7 +143,8 @@ def paint_body(canvas: Canvas, bone: Vertebra, texture: np.random.Generator) -> 
         return
     u, v, w = bone.local(region)
     distance, ends = body_distance(bone, u, v, w)
-    mineral = bone.vbmd * (1 + 0.10 * _texture(distance.shape, canvas.geometry.spacing_mm, texture))
+    grain = grain_of(region, bone.axes, np.asarray(bone.centre), bone.texture)
+    mineral = bone.vbmd * np.clip(1 + bone.texture.contrast * grain, 0, None)
     vein = np.maximum(np.sqrt((u * 0.8) ** 2 + w**2) - 0.16 * np.maximum(v + 2, 0) - 0.6, -v)  # funnel, no mineral
     mineral = mineral * np.clip(0.5 + vein / canvas.edge_mm, 0.05, 1.0)
     if bone.island:
@@ -159,8 +163,8 @@ def paint_arch(canvas: Canvas, bone: Vertebra) -> None:
         return
     u, v, w = bone.local(region)
     distance = arch_distance(bone, u, v, w)
-    interior = 90 + 0.9 * bone.vbmd
-    canvas.paint(region, distance, bone.marrow, interior, 2.6 * bone.shell, POSTERIOR)
+    interior = bone.arch * (90 + 0.9 * bone.vbmd)
+    canvas.paint(region, distance, bone.marrow, interior, 2.6 * bone.arch * bone.shell, POSTERIOR)
 
 
 def paint_disc(canvas: Canvas, above: Vertebra, below: Vertebra, soft: float) -> None:
@@ -199,7 +203,7 @@ def paint_rod(canvas: Canvas, path: NDArray[np.float64], radius: float, squeeze:
         canvas.paint(region, distance, soft, mineral, shell, label)
 
 
-def paint_sacrum(canvas: Canvas, first: Vertebra, count: int, rng: np.random.Generator) -> list[NDArray[np.float64]]:
+def paint_sacrum(canvas: Canvas, first: Vertebra, count: int) -> list[NDArray[np.float64]]:
     """Paint the fused sacrum below the last vertebra; `first` is the frame of S1.
 
     Returns:
@@ -232,15 +236,7 @@ def paint_sacrum(canvas: Canvas, first: Vertebra, count: int, rng: np.random.Gen
             hole = capsule(side, v, w, (17.5, -25, -first.height / 2), (17.5, 45, -first.height / 2), 4.5)
             distance = np.maximum(distance, -hole)
     assert distance is not None
-    mineral = 0.75 * first.vbmd * (1 + 0.12 * _texture(distance.shape, canvas.geometry.spacing_mm, rng))
+    grain = grain_of(region, first.axes, np.asarray(first.centre), first.texture)
+    mineral = 0.75 * first.vbmd * np.clip(1 + first.texture.contrast * grain, 0, None)
     canvas.paint(region, distance, first.marrow, mineral.astype(np.float32), 1.6 * first.shell, SACRUM)
     return centres
-
-
-def _texture(shape: tuple[int, ...], spacing_mm: Vector, rng: np.random.Generator) -> Field:
-    """Noise with mean 0 and SD 1, correlated over about a millimetre."""
-    from scipy import ndimage
-
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    noise = ndimage.gaussian_filter(noise, [0.9 / step for step in spacing_mm])
-    return np.asarray((noise - noise.mean()) / (noise.std() + 1e-6), dtype=np.float32)

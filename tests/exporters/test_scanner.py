@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.records import VertebralLevel
-from exporters.reference.scanner import SCANNERS, scan, scanner
+from exporters.reference.scanner import SCANNERS, UNSEEN, UNSEEN_KERNEL, noise, scan, scanner
 from exporters.reference.spine_phantom import PhantomOptions, draw_phantom, field_of_view
 
 PLAIN = PhantomOptions(fracture=0, osteophytes=0, bone_island=0, transitional=0, metal=0, arms=0)
@@ -67,3 +67,29 @@ def test_padding_lies_outside_the_circle_only(patient):
     hounsfield, _ = scan(patient, machine, grid_of(patient))
     assert (hounsfield[:, 0, 0] == machine.padding).all()
     assert not (hounsfield[:, 20:52, 20:52] == machine.padding).any()
+
+
+def test_noise_has_the_strength_and_grain_of_its_machine(patient):
+    grid = grid_of(patient, slice_mm=3.0, pixel_mm=0.7)
+    smooth, rough = (noise(grid, scanner(key), 1, 3.0, 1.0) for key in ("siemens_force", "siemens_lung"))
+    assert smooth.std() == pytest.approx(scanner("siemens_force").noise_hu, rel=0.05)
+    neighbours = [np.corrcoef(field[:, :, 1:].ravel(), field[:, :, :-1].ravel())[0, 1] for field in (smooth, rough)]
+    assert neighbours[0] > neighbours[1] + 0.2
+
+
+def test_a_low_dose_chest_is_noisier_than_its_machine(patient):
+    grid = grid_of(patient)
+    strong, weak = (noise(grid, scanner(key), 1, 1.5, 1.0).std() for key in ("uct_550", "uct_550_chest"))
+    assert weak == pytest.approx(2 * strong, rel=0.15)
+
+
+def test_bone_follows_the_tube_voltage(patient):
+    grid = grid_of(patient)
+    scans = {kvp: scan(patient, SCANNERS[0], grid, dose=1e6, kvp=kvp) for kvp in (100.0, 120.0)}
+    bone = (scans[120.0][1].bodies > 0) & (scans[120.0][1].mineral > 100)
+    means = {kvp: float(hounsfield[bone].mean()) for kvp, (hounsfield, _) in scans.items()}
+    assert means[100.0] > means[120.0] + 8
+
+
+def test_machines_that_are_kept_from_training_are_known():
+    assert all(scanner(key).key == key for key in (*UNSEEN, UNSEEN_KERNEL))
