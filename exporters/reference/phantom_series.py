@@ -101,7 +101,7 @@ def write_series(
     shared.SeriesNumber, shared.BodyPartExamined, shared.ImageType = (
         series_number,
         body_part,
-        [*image_type, *machine.image_type],
+        list(image_type),
     )
     shared.ConvolutionKernel = list(kernel or machine.kernel)
     shared.KVP, shared.SliceThickness, shared.GantryDetectorTilt = f"{kvp:g}", f"{thickness:g}", f"{gantry_tilt:g}"
