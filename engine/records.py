@@ -109,6 +109,13 @@ class Reason(StrEnum):
     TRANSITIONAL = "transitional"
     ONE_ANCHOR = "one_anchor"
     DENSITY_IMPLAUSIBLE = "density_implausible"
+    CEMENT = "cement"
+    UNEVEN_CORE = "uneven_core"
+    SCOLIOSIS = "scoliosis"
+    TRUNCATED_BODY = "truncated_body"
+    SEGMENTATION_IMPLAUSIBLE = "segmentation_implausible"
+    AGE = "age"
+    UNCALIBRATED_SCANNER = "uncalibrated_scanner"
     # the work itself failed
     ANALYSIS_FAILED = "analysis_failed"
     REPORT_FAILED = "report_failed"
@@ -122,6 +129,7 @@ class Quantity(StrEnum):
     ATTENUATION_SD = "attenuation_sd"
     CORE_VOLUME = "core_volume"
     VOLUMETRIC_BMD = "volumetric_bmd"
+    CALIBRATED_BMD = "calibrated_bmd"
     AREAL_BMD = "areal_bmd"
     TRABECULAR_BONE_SCORE = "trabecular_bone_score"
 
@@ -141,9 +149,26 @@ _UCUM = {
     Quantity.ATTENUATION_SD: "[hnsf'U]",
     Quantity.CORE_VOLUME: "cm3",
     Quantity.VOLUMETRIC_BMD: "mg/cm3",
+    Quantity.CALIBRATED_BMD: "mg/cm3",
     Quantity.AREAL_BMD: "g/cm2",
     Quantity.TRABECULAR_BONE_SCORE: "1",
 }
+
+
+class ReferenceMaterial(StrEnum):
+    """What a density is counted in; the same bone has about a tenth less hydroxyapatite than K2HPO4."""
+
+    HA = "HA"
+    K2HPO4 = "K2HPO4"
+
+
+class CalibrationMethod(StrEnum):
+    """Who says how HU become a density."""
+
+    NETWORK = "network"  # its training alone
+    SITE_TABLE = "site_table"  # the site's line for the scanner
+    PHANTOM = "phantom"  # the site's measured rods of a calibration phantom
+    INTERNAL = "internal"  # the patient's own air, fat, muscle and blood
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +204,7 @@ class InstanceHeader:
     frame_of_reference_uid: str | None
     image_orientation_patient: tuple[float, ...] | None  # 6 cosines
     image_position_patient: tuple[float, ...] | None  # mm
+    station_name: str | None = None  # which of a site's scanners
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +243,7 @@ class SeriesRef:
     image_orientation_patient: tuple[float, ...] | None
     extent_mm: float | None  # along the slice normal, first to last slice centre
     instances: tuple[InstanceRef, ...]
+    station_name: str | None = None  # which of a site's scanners
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +281,19 @@ class Measurement:
     value: float
     finding_site: VertebralLevel | None  # None: the patient
     model: str  # "name@version" of the last model that made it
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a density of this result rests on: value = slope * (HU, or a network's mg/cm3) + intercept."""
+
+    quantity: Quantity
+    method: CalibrationMethod
+    name: str  # of the site's entry; of the model, "name@version", where its training is all there is
+    reference_material: ReferenceMaterial
+    slope: float
+    intercept: float  # mg/cm3
+    corrections: tuple[str, ...] = ()  # named, in the order in which they changed HU; they are in the line already
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +346,8 @@ class ScreeningResult:
     stage_seconds: tuple[tuple[str, float], ...] = ()  # name, seconds; for people and metrics
     class_probabilities: tuple[ClassProbability, ...] = ()  # where a classifier is among the models
     areal_levels: tuple[VertebralLevel, ...] = ()  # that went into the patient's areal BMD and bone score
+    calibrations: tuple[Calibration, ...] = ()  # at most one for each quantity
+    calibrated_levels: tuple[VertebralLevel, ...] = ()  # that went into the patient's calibrated BMD
 
     def value(self, quantity: Quantity, level: VertebralLevel | None) -> float | None:
         """The measurement of a quantity at a level (None: the patient), or None."""
@@ -327,6 +369,10 @@ class ScreeningResult:
             if one.finding is finding and one.finding_site == level:
                 return one.value
         return None
+
+    def calibration(self, quantity: Quantity) -> Calibration | None:
+        """What a quantity's values rest on, or None."""
+        return next((one for one in self.calibrations if one.quantity is quantity), None)
 
     def flags(self, level: VertebralLevel | None) -> tuple[QualityFlag, ...]:
         """The quality flags at a level (None: of the whole series)."""

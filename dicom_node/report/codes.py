@@ -48,6 +48,11 @@ QUANTITIES: dict[Quantity, QuantityCode] = {
     Quantity.VOLUMETRIC_BMD: QuantityCode(
         _private("VBMD", "Trabecular volumetric bone mineral density"), Code("mg/cm3", "UCUM", "mg/cm^3"), None
     ),
+    Quantity.CALIBRATED_BMD: QuantityCode(
+        _private("CBMD", "Trabecular volumetric BMD by a calibration of HU"),
+        Code("mg/cm3", "UCUM", "mg/cm^3"),
+        None,
+    ),
     Quantity.AREAL_BMD: QuantityCode(
         _private("ABMD", "Areal bone mineral density as DXA would project it"), Code("g/cm2", "UCUM", "g/cm^2"), None
     ),
@@ -153,6 +158,13 @@ REASONS: dict[Reason, str] = {
     Reason.TRANSITIONAL: "Transitional vertebra",
     Reason.ONE_ANCHOR: "Levels counted from one anchor",
     Reason.DENSITY_IMPLAUSIBLE: "Density implausible",
+    Reason.CEMENT: "Cement in the vertebral body",
+    Reason.UNEVEN_CORE: "Uneven trabecular core",
+    Reason.SCOLIOSIS: "Scoliosis",
+    Reason.TRUNCATED_BODY: "Body truncated by the field of view",
+    Reason.SEGMENTATION_IMPLAUSIBLE: "Segmentation implausible",
+    Reason.AGE: "Age outside the policy",
+    Reason.UNCALIBRATED_SCANNER: "Scanner not calibrated",
     Reason.ANALYSIS_FAILED: "Analysis failed",
     Reason.REPORT_FAILED: "Report failed",
 }

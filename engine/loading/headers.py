@@ -150,6 +150,7 @@ def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
         frame_of_reference_uid=frame_of_reference(elements),
         image_orientation_patient=elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
         image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
+        station_name=elements.text(Tag.STATION_NAME)[:_LONGEST_TEXT] or None,
     )
 
 
