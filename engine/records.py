@@ -289,7 +289,7 @@ class Calibration:
 
     quantity: Quantity
     method: CalibrationMethod
-    name: str  # of the site's entry; of the model, "name@version", where its training is all there is
+    source: str  # the name of the site's entry; "name@version" of the model where its training is all there is
     reference_material: ReferenceMaterial
     slope: float
     intercept: float  # mg/cm3
