@@ -1,28 +1,29 @@
 """
 The vertebral program: from a CT series to the density of its vertebrae.
 
-One stage a line; stages know the types that they pass on and nothing of each other.
+One stage a method; stages know the types that they pass on and nothing of each other. What one finds out about a
+series is written into its case; engine.batch lets many cases pass the stages at the same time.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 from engine.anatomy.crops import crop_vertebrae
-from engine.anatomy.levels import LevelOptions, name_levels
+from engine.anatomy.levels import LevelOptions, NamedVertebrae, name_levels
 from engine.anatomy.trabecular import trabecular_core
 from engine.errors import UnusableModel
 from engine.loading.load import LoadingOptions, load
 from engine.measurement.attenuation import measure_attenuation
 from engine.measurement.quality import QualityOptions, outliers, quality_flags
-from engine.prediction.bone_density import predict_density
+from engine.prediction.bone_density import predicting_density
 from engine.prediction.policy import DensityPolicy, aggregated_levels, evaluate
+from engine.programs.stages import Stage, each
 from engine.records import (
     Evaluation,
     Measurement,
@@ -37,8 +38,9 @@ from engine.records import (
 from engine.runtime.backends import RuntimeOptions, open_session
 from engine.runtime.manifest import find_package
 from engine.runtime.session import Session
-from engine.segmentation.vertebrae import SegmentationOptions, segment
-from engine.volume import Analysis, Segmentation, Volume
+from engine.runtime.sharing import ask_together
+from engine.segmentation.vertebrae import SegmentationOptions, segmenting
+from engine.volume import Analysis, Segmentation, TissueMap, VertebraCrop, Volume
 
 TISSUES = ("vertebral_body", "disc", "rib", "sacrum")
 """What the spine network must tell apart for vertebrae to be found and named."""
@@ -59,6 +61,22 @@ class VertebralOptions:
         """Refuse an erosion without meaning."""
         if self.erosion_mm < 0:
             raise ValueError(f"erosion_mm must be 0 or more, not {self.erosion_mm}")
+
+
+@dataclass(slots=True, eq=False)
+class VertebralCase:
+    """One series on its way through the program: each stage adds what the next ones need."""
+
+    series: SeriesRef
+    seconds: tuple[tuple[str, float], ...] = ()  # of the stages that it passed
+    volume: Volume = field(init=False)
+    tissues: TissueMap = field(init=False)
+    named: NamedVertebrae = field(init=False)
+    cores: Segmentation = field(init=False)
+    measured: tuple[Measurement, ...] = field(init=False)
+    flags: tuple[QualityFlag, ...] = field(init=False)
+    densities: tuple[Measurement, ...] = field(init=False)
+    implausible: tuple[QualityFlag, ...] = field(init=False)
 
 
 class VertebralProgram:
@@ -95,6 +113,21 @@ class VertebralProgram:
         """Close the models."""
         self._opened.close()
 
+    @property
+    def stages(self) -> tuple[Stage[VertebralCase], ...]:
+        """The trip. A stage with a network takes several series at once where its session computes in batches."""
+        return (
+            Stage("load", each(self._load)),
+            Stage("segment", self._segment, together=self._spine.batch),
+            Stage("anatomy", each(self._anatomy)),
+            Stage("measure", each(self._measure)),
+            Stage("predict", self._predict, together=self._density.batch),
+        )
+
+    def begin(self, series: SeriesRef) -> VertebralCase:
+        """A series before its first stage."""
+        return VertebralCase(series)
+
     def analyse(self, series: SeriesRef, told: Callable[[str], object] = str) -> Analysis:
         """Take one series from its files to its result.
 
@@ -104,46 +137,62 @@ class VertebralProgram:
         Raises:
             SeriesError: it can't be analysed; the reason says why.
         """
-        options, watch = self.options, _Watch(told)
-        with watch("load"):
-            volume = load(series, options.loading)
-        with watch("segment"):
-            tissues = segment(volume, self._spine, options.segmentation)
-        with watch("anatomy"):
-            named = name_levels(tissues, volume.geometry, options.levels)
-            cores = trabecular_core(named.bodies, options.erosion_mm)
-        with watch("measure"):
-            measured = measure_attenuation(volume, cores, str(self._spine.model))
-            flags = named.flags + quality_flags(series, volume, named.bodies, cores, options.quality)
-        with watch("predict"):
-            density = self._densities(volume, cores, flags)
-        result = self._result(series, named.bodies, measured, flags, density, watch)
-        return Analysis(series, volume, named.bodies, cores, result)
+        case = self.begin(series)
+        for stage in self.stages:
+            told(stage.name)
+            (failure,) = stage.run([case])
+            if failure is not None:
+                raise failure
+        return self.end(case)
 
-    def _densities(
-        self, volume: Volume, cores: Segmentation, flags: tuple[QualityFlag, ...]
-    ) -> tuple[tuple[Measurement, ...], tuple[QualityFlag, ...]]:
+    def end(self, case: VertebralCase) -> Analysis:
+        """What a series that passed all stages yields."""
+        return Analysis(case.series, case.volume, case.named.bodies, case.cores, self._result(case))
+
+    def _load(self, case: VertebralCase) -> None:
+        case.volume = load(case.series, self.options.loading)
+
+    def _segment(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
+        manifest, options = self._spine.manifest, self.options.segmentation
+        ends = ask_together([segmenting(case.volume, manifest, options) for case in cases], self._spine)
+        for case, end in zip(cases, ends, strict=True):
+            if not isinstance(end, Exception):
+                case.tissues = end
+        return [end if isinstance(end, Exception) else None for end in ends]
+
+    def _anatomy(self, case: VertebralCase) -> None:
+        case.named = name_levels(case.tissues, case.volume.geometry, self.options.levels)
+        case.cores = trabecular_core(case.named.bodies, self.options.erosion_mm)
+
+    def _measure(self, case: VertebralCase) -> None:
+        case.measured = measure_attenuation(case.volume, case.cores, str(self._spine.model))
+        case.flags = case.named.flags + quality_flags(
+            case.series, case.volume, case.named.bodies, case.cores, self.options.quality
+        )
+
+    def _predict(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
         """Densities of the levels that nothing speaks against."""
-        withheld = {flag.finding_site for flag in flags if flag.withholds}
-        if None in withheld:
-            return (), ()
-        manifest = self._density.manifest
-        crops = crop_vertebrae(volume, cores, manifest.tile, manifest.spacing_mm)
-        return predict_density([crop for crop in crops if crop.level not in withheld], self._density)
+        manifest, model = self._density.manifest, str(self._density.model)
+        ends = ask_together([predicting_density(self._crops(case), manifest, model) for case in cases], self._density)
+        for case, end in zip(cases, ends, strict=True):
+            if not isinstance(end, Exception):
+                case.densities, case.implausible = end
+        return [end if isinstance(end, Exception) else None for end in ends]
 
-    def _result(
-        self,
-        series: SeriesRef,
-        bodies: Segmentation,
-        measured: tuple[Measurement, ...],
-        flags: tuple[QualityFlag, ...],
-        predicted: tuple[tuple[Measurement, ...], tuple[QualityFlag, ...]],
-        watch: "_Watch",
-    ) -> ScreeningResult:
-        densities, implausible = predicted
+    def _crops(self, case: VertebralCase) -> list[VertebraCrop]:
+        """Around each level whose density will be told; none is cut out for nothing."""
+        withheld = {flag.finding_site for flag in case.flags if flag.withholds}
+        if None in withheld:
+            return []
+        manifest = self._density.manifest
+        crops = crop_vertebrae(case.volume, case.cores, manifest.tile, manifest.spacing_mm)
+        return [crop for crop in crops if crop.level not in withheld]
+
+    def _result(self, case: VertebralCase) -> ScreeningResult:
+        densities, flags = case.densities, case.flags
         by_level = {one.finding_site: one.value for one in densities if one.finding_site is not None}
         odd = outliers(by_level, self.options.quality)
-        flags = (*flags, *implausible, *odd)
+        flags = (*flags, *case.implausible, *odd)
         eligible = [level for level in by_level if level not in {flag.finding_site for flag in odd}]
         chosen = aggregated_levels(eligible, self.options.policy)
         evaluations: tuple[Evaluation, ...] = ()
@@ -152,12 +201,12 @@ class VertebralProgram:
             densities = (*densities, Measurement(Quantity.VOLUMETRIC_BMD, mean, None, str(self._density.model)))
             evaluations, flags = (evaluation,), (*flags, *near)
         return ScreeningResult(
-            study_instance_uid=series.study_instance_uid,
-            series_instance_uid=series.series_instance_uid,
+            study_instance_uid=case.series.study_instance_uid,
+            series_instance_uid=case.series.series_instance_uid,
             program=Program.VERTEBRAL,
-            levels=tuple(level for level in bodies.segments if level is not None),
+            levels=tuple(level for level in case.named.bodies.segments if level is not None),
             aggregated_levels=chosen,
-            measurements=(*measured, *densities),
+            measurements=(*case.measured, *densities),
             evaluations=evaluations,
             quality_flags=flags,
             reason=None if chosen else _why_none(flags),
@@ -165,7 +214,7 @@ class VertebralProgram:
             policy=str(self.options.policy),
             engine_version=engine_version(self.options),
             analysed_at=datetime.now(UTC),
-            stage_seconds=watch.seconds,
+            stage_seconds=case.seconds,
         )
 
 
@@ -199,18 +248,3 @@ def engine_version(options: VertebralOptions) -> str:
     if options == VertebralOptions():
         return number
     return f"{number}+{sha256(repr(options).encode()).hexdigest()[:8]}"
-
-
-class _Watch:
-    """Seconds of each stage."""
-
-    def __init__(self, told: Callable[[str], object]) -> None:
-        self.seconds: tuple[tuple[str, float], ...] = ()
-        self._told = told
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        self._told(stage)
-        begun = perf_counter()
-        yield
-        self.seconds += ((stage, perf_counter() - begun),)

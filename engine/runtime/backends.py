@@ -17,6 +17,7 @@ class RuntimeOptions:
     models: str = ""  # folder of model packages; empty: the packaged reference models
     backend: str = "auto"  # "auto": the first that can run of "openvino", "onnxruntime"
     threads: int = 0  # that one model may use; 0: all
+    batch: int = 0  # inputs of a network in one run; 0: what the backend thinks best
 
     def __post_init__(self) -> None:
         """Refuse a backend that is not known."""
@@ -24,6 +25,8 @@ class RuntimeOptions:
             raise ValueError(f"backend must be one of auto, {', '.join(_BACKENDS)}, not '{self.backend}'")
         if self.threads < 0:
             raise ValueError(f"threads must be 0 (all) or more, not {self.threads}")
+        if not 0 <= self.batch <= 64:
+            raise ValueError(f"batch must be 0 (the backend's own choice) to 64, not {self.batch}")
 
     @property
     def model_folder(self) -> Path:
@@ -45,7 +48,7 @@ class BackendStatus:
 class _Backend:
     version: Callable[[], str]
     why_not: Callable[[], str]
-    open: Callable[[ModelPackage, int], Session]
+    open: Callable[[ModelPackage, int, int], Session]
 
 
 _BACKENDS = {
@@ -79,6 +82,6 @@ def open_session(package: ModelPackage, options: RuntimeOptions) -> Session:
     for name in wanted:
         reason = _BACKENDS[name].why_not()
         if not reason:
-            return _BACKENDS[name].open(package, options.threads)
+            return _BACKENDS[name].open(package, options.threads, options.batch)
         reasons.append(f"{name}: {reason}")
     raise BackendUnavailable(f"no session can run model '{package.manifest.name}' here; {'; '.join(reasons)}")

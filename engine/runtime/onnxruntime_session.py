@@ -16,6 +16,7 @@ from engine.errors import BackendUnavailable, UnusableModel
 from engine.records import ModelRef
 from engine.runtime.graph import Dimensions, check_graph
 from engine.runtime.manifest import ModelPackage
+from engine.runtime.session import in_runs
 
 NAME = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
@@ -46,11 +47,12 @@ def why_not() -> str:
 class OnnxRuntimeSession:
     """An opened model. Use it in a `with`; one thread at a time."""
 
-    def __init__(self, package: ModelPackage, threads: int = 0) -> None:
+    def __init__(self, package: ModelPackage, threads: int = 0, batch: int = 0) -> None:
         """Open a package's model.
 
         Args:
             threads: how many it may use; 0: as many as the machine has.
+            batch: inputs in one run; 0: one, as more gained nothing on a CPU.
 
         Raises:
             UnusableModel: the ONNX file is damaged, or not what its manifest says.
@@ -76,6 +78,7 @@ class OnnxRuntimeSession:
             raise UnusableModel(f"model '{self.manifest.name}': its input is no float32 tensor")
         self._input = opened.get_inputs()[0].name
         self._session: Any = opened
+        self.batch = batch or 1
         self.model = ModelRef(
             self.manifest.name,
             self.manifest.version,
@@ -89,12 +92,15 @@ class OnnxRuntimeSession:
         """Run the network.
 
         Args:
-            batch: (N, 1, K, J, I) float32, C contiguous, already normalised as the manifest says.
+            batch: (N, 1, K, J, I) float32, already normalised as the manifest says; any N.
 
         Returns:
             (N, ...) float32, the manifest's one output; the caller may keep it.
         """
-        (output,) = self._session.run(None, {self._input: np.ascontiguousarray(batch, dtype=np.float32)})
+        return in_runs(batch, self.batch, self._run)
+
+    def _run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        (output,) = self._session.run(None, {self._input: inputs})
         return np.asarray(output, dtype=np.float32)
 
     def __enter__(self) -> Self:

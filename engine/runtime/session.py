@@ -1,5 +1,6 @@
 """What a model looks like to the stages, whichever library runs it."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -15,12 +16,14 @@ class Session(Protocol):
 
     manifest: ModelManifest
     model: ModelRef  # with the precision that the library really uses
+    batch: int  # inputs that it computes in one run
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network.
 
         Args:
-            batch: (N, C, K, J, I) float32, C contiguous, already normalised as the manifest says.
+            batch: (N, C, K, J, I) float32, C contiguous, already normalised as the manifest says; any N. An input's
+                answer is the same to the bit whatever the others are.
 
         Returns:
             (N, ...) float32, the manifest's one output; the caller may keep it.
@@ -36,3 +39,33 @@ class Session(Protocol):
     ) -> None:
         """Give memory and threads back."""
         ...
+
+
+def in_runs(
+    inputs: NDArray[np.float32], size: int, run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Compute any number of inputs in runs of one size.
+
+    A library may choose another algorithm for another size, and so another rounding. With one size, the last run
+    filled up with zeros, an input's answer does not depend on how many others there are.
+
+    Args:
+        inputs: (N, ...) float32.
+        run: computes exactly `size` inputs; what it returns is copied at once.
+
+    Returns:
+        (N, ...) float32, the caller's own.
+    """
+    answers: NDArray[np.float32] | None = None
+    for first in range(0, len(inputs), size):
+        some = np.ascontiguousarray(inputs[first : first + size], dtype=np.float32)
+        count = len(some)
+        if count < size:
+            some = np.concatenate([some, np.zeros((size - count, *some.shape[1:]), dtype=np.float32)])
+        found = run(some)
+        if answers is None:
+            answers = np.empty((len(inputs), *found.shape[1:]), dtype=np.float32)
+        answers[first : first + count] = found[:count]
+    if answers is None:
+        raise ValueError("a batch needs at least one input")
+    return answers

@@ -16,6 +16,7 @@ from engine.records import Reason
 from engine.resampling import AIR, canonical_grid, resample
 from engine.runtime.manifest import ModelManifest
 from engine.runtime.session import Session
+from engine.runtime.sharing import Asking, ask
 from engine.segmentation.tiles import TileOptions, tile_weights, tiles
 from engine.volume import Box, Shape, TissueMap, Volume
 
@@ -29,17 +30,21 @@ class SegmentationOptions:
     tiles: TileOptions = field(default_factory=TileOptions)
     bone_hounsfield: float = 100.0  # a 2-mm voxel above it may be bone; our choice: the thinnest shells stay above
     bone_volume_cm3: float = 1.0  # a tile with less is not looked at; our choice: a twentieth of a small vertebra
-    batch: int = 1  # tiles in one call; more only costs memory on a CPU
     max_voxels: int = 64_000_000  # of the network's grid; our choice: head to knee in a wide field, 2 GB of scores
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
-        if self.batch < 1 or self.max_voxels < 1 or self.bone_volume_cm3 < 0:
-            raise ValueError("batch and max_voxels must be at least 1, bone_volume_cm3 at least 0")
+        if self.max_voxels < 1 or self.bone_volume_cm3 < 0:
+            raise ValueError("max_voxels must be at least 1, bone_volume_cm3 at least 0")
 
 
 def segment(volume: Volume, session: Session, options: SegmentationOptions) -> TissueMap:
-    """Label every voxel with a tissue of the spine.
+    """Label every voxel with a tissue of the spine; see `segmenting`."""
+    return ask(segmenting(volume, session.manifest, options), session)
+
+
+def segmenting(volume: Volume, manifest: ModelManifest, options: SegmentationOptions) -> Asking[TissueMap]:
+    """Label every voxel with a tissue of the spine, by questions to the network that other series may share.
 
     A volume smaller than one tile is surrounded by air, evenly on both sides: that is what lies around
     every field of view in training too. What was padded is cut off again.
@@ -50,7 +55,6 @@ def segment(volume: Volume, session: Session, options: SegmentationOptions) -> T
     Raises:
         UnsupportedSeries: the field of view is larger than any patient.
     """
-    manifest = session.manifest
     grid = canonical_grid(volume.geometry, manifest.spacing_mm)
     if prod(grid.shape) > options.max_voxels:
         raise UnsupportedSeries(
@@ -58,7 +62,7 @@ def segment(volume: Volume, session: Session, options: SegmentationOptions) -> T
         )
     hounsfield = resample(volume.hounsfield, volume.geometry, grid)
     padded, inside = _pad_to(hounsfield, manifest.tile)
-    scores = _blended_scores(padded, session, options)
+    scores = yield from _blended_scores(padded, manifest, options)
     labels, body = _labels_and_body(scores[(slice(None), *inside)], manifest)
     return TissueMap(grid, labels, body, manifest.labels)
 
@@ -73,10 +77,9 @@ def _pad_to(hounsfield: NDArray[np.float32], tile: Shape) -> tuple[NDArray[np.fl
 
 
 def _blended_scores(
-    hounsfield: NDArray[np.float32], session: Session, options: SegmentationOptions
-) -> NDArray[np.float32]:
+    hounsfield: NDArray[np.float32], manifest: ModelManifest, options: SegmentationOptions
+) -> Asking[NDArray[np.float32]]:
     """(C, K, J, I): weighted means of the tiles' logits; background where no tile was looked at."""
-    manifest = session.manifest
     k, j, i = hounsfield.shape
     scores = np.zeros((len(manifest.labels), k, j, i), dtype=np.float32)
     total = np.zeros((k, j, i), dtype=np.float32)
@@ -87,12 +90,10 @@ def _blended_scores(
         for at in tiles((k, j, i), manifest.tile, options.tiles)
         if np.count_nonzero(hounsfield[at] > options.bone_hounsfield) >= enough
     ]
-    for n in range(0, len(wanted), options.batch):
-        some = wanted[n : n + options.batch]
-        batch = np.stack([manifest.normalise(hounsfield[at])[None] for at in some])
-        for at, logits in zip(some, session.infer(batch), strict=True):
-            scores[(slice(None), *at)] += logits * weights
-            total[at] += weights
+    for at in wanted:
+        (logits,) = yield manifest.normalise(hounsfield[at])[None, None]
+        scores[(slice(None), *at)] += logits * weights
+        total[at] += weights
     unseen = total == 0
     total[unseen] = 1
     scores /= total

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from dicom_node.worker import Worker, WorkerOptions, place_of
 from engine.errors import AnatomyNotFound, BadOption, UnusableModel
 from engine.loading.headers import read_header, series_of
 from engine.options import read_options
+from engine.programs.stages import Stage, each
 from engine.programs.vertebral import VertebralOptions, VertebralProgram
 from engine.records import Program, Reason, SeriesRef
 from engine.runtime.backends import RuntimeOptions
@@ -46,19 +48,30 @@ class Memory:
         )
         upgrade(self.database)
         self.spool = Spool(SpoolOptions(str(folder / "spool"), reserve_mib=1))
-        arrivals = []
-        for path in series.paths[:slices]:
-            content = path.read_bytes()
-            header = read_header(path, KEY)
-            stored = self.spool.store(header.sop_instance_uid, content)
-            arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.sha256))
+        self.paths = series.paths[:slices]
         self.series_instance_uid = series.series_instance_uid
         self.study_instance_uid = series.study_instance_uid
+        self.take_in("")
+
+    def take_in(self, suffix: str) -> str:
+        """A study of one selected series, which a suffix to all its UIDs makes another; its series' UID."""
+        arrivals = []
+        for path in self.paths:
+            header = read_header(path, KEY)
+            header = replace(
+                header,
+                study_instance_uid=header.study_instance_uid + suffix,
+                series_instance_uid=header.series_instance_uid + suffix,
+                sop_instance_uid=header.sop_instance_uid + suffix,
+            )
+            stored = self.spool.store(header.sop_instance_uid, path.read_bytes() + suffix.encode())
+            arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.sha256))
         with self.database.begin() as connection:
             registry.register_instances(connection, arrivals)
             (due,) = registry.studies_due(connection, 0.0, 0.0)
-            chosen = [registry.Selection(series.series_instance_uid, Program.VERTEBRAL, None)]
+            chosen = [registry.Selection(header.series_instance_uid, Program.VERTEBRAL, None)]
             assert registry.close_study(connection, due.study_instance_uid, due.revision, chosen, Program.VERTEBRAL)
+        return header.series_instance_uid
 
     def worker(self, analyst: Any, **options: Any) -> Worker:
         return Worker(
@@ -75,6 +88,13 @@ class Memory:
             study = overview.explain(connection, self.study_instance_uid)
         assert study is not None
         return study.series[0]
+
+    def jobs(self) -> dict[str, Any]:
+        """Every job by its series."""
+        joined = sa.join(schema.job, schema.series, schema.job.c.series_id == schema.series.c.id)
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(schema.job, schema.series.c.series_instance_uid).select_from(joined))
+            return {row.series_instance_uid: row for row in rows}
 
     def job(self) -> Any:
         with self.database.read() as connection:
@@ -112,15 +132,23 @@ def analysis(small_series: SeriesTruth) -> Analysis:
 class Does:
     """A program that does what a test wants in the middle of an analysis."""
 
+    program = Program.VERTEBRAL
+
     def __init__(self, act: Callable[[SeriesRef], Any]) -> None:
         self.act = act
         self.times = 0
+        self.stages = (Stage("act", each(self._act)),)
 
-    def analyse(self, series: SeriesRef) -> Analysis:
+    def begin(self, series: SeriesRef) -> Any:
+        return SimpleNamespace(series=series, seconds=())
+
+    def end(self, case: Any) -> Analysis:
+        assert isinstance(case.done, Analysis)
+        return case.done
+
+    def _act(self, case: Any) -> None:
         self.times += 1
-        done = self.act(series)
-        assert isinstance(done, Analysis)
-        return done
+        case.done = self.act(case.series)
 
 
 def repeat(analysis: Analysis) -> Callable[[SeriesRef], Any]:
@@ -188,7 +216,7 @@ def test_what_nobody_foresaw_is_tried_again_and_then_becomes_a_dead_letter(memor
     found = memory.explained()
     assert (found.state, found.reason, found.job) == ("set_aside", "analysis_failed", "dead")
     assert found.attempts == program.times == 3
-    assert "ZeroDivisionError in dicom_node.worker:" in found.detail
+    assert "ZeroDivisionError in engine.programs.stages:" in found.detail
     assert "Doe" not in found.detail
 
 
@@ -323,11 +351,14 @@ from db.connection import DatabaseOptions, open_database
 from dicom_node.report.options import ReportOptions
 from dicom_node.spool import Spool, SpoolOptions
 from dicom_node.worker import Worker, WorkerOptions
+from engine.programs.stages import Stage, each
 from engine.records import Program
 
 class Hangs:
-    def analyse(self, series):
-        time.sleep(1000)
+    stages = (Stage("hang", each(lambda case: time.sleep(1000))),)
+
+    def begin(self, series):
+        return series
 
 folder = Path(sys.argv[1])
 database = open_database(DatabaseOptions(f"sqlite:///{folder / 'memory.db'}"))
@@ -346,6 +377,61 @@ def test_an_analysis_that_hangs_ends_its_process_and_another_takes_over(memory: 
     assert (found.reason, found.attempts) == ("no_vertebra", 2)
 
 
+def test_one_series_is_loaded_while_another_is_looked_at(memory: Memory):
+    first, second = memory.series_instance_uid, memory.take_in(".2")
+    meeting = threading.Barrier(2, timeout=20)
+
+    def meet(uid: str) -> Callable[[Any], None]:
+        return lambda case: meeting.wait() and None if case.series.series_instance_uid == uid else None
+
+    def nothing(case: Any) -> None:
+        raise AnatomyNotFound(Reason.NO_VERTEBRA, "none")
+
+    program = Does(lambda _: None)
+    program.stages = (Stage("load", each(meet(second))), Stage("look", each(meet(first))), Stage("end", each(nothing)))
+    assert memory.worker(program).run(until_idle=True) == 2
+    assert {job.state for job in memory.jobs().values()} == {"done"}
+
+
+def test_a_job_that_was_attempted_before_is_alone_in_the_process(memory: Memory):
+    poison = memory.series_instance_uid
+    others = [memory.take_in(f".{n}") for n in range(2, 6)]
+    with memory.database.begin() as connection:
+        connection.execute(sa.update(schema.job).where(schema.job.c.id == memory.jobs()[poison].id).values(attempts=1))
+    events: list[tuple[str, str]] = []
+
+    def look(series: SeriesRef) -> Any:
+        raise AnatomyNotFound(Reason.NO_VERTEBRA, "none")
+
+    program = Does(look)
+    worker = memory.worker(program)
+    begin = program.begin
+    program.begin = lambda series: events.append(("begin", series.series_instance_uid)) or begin(series)  # type: ignore[method-assign, func-returns-value]
+    end = worker._end
+    worker._end = lambda claim, outcome: (end(claim, outcome), events.append(("end", claim.series.series_instance_uid)))  # type: ignore[method-assign, assignment]
+    assert worker.run(until_idle=True) == 5
+    at = events.index(("begin", poison))
+    begun, ended = ({uid for what, uid in events[:at] if what == word} for word in ("begin", "end"))
+    assert begun == ended
+    assert events[at + 1] == ("end", poison)
+    assert {job.state for job in memory.jobs().values()} == {"done"}
+    assert set(memory.jobs()) == {poison, *others}
+
+
+def test_a_bug_fails_its_own_series_only(memory: Memory):
+    ill, well = memory.series_instance_uid, memory.take_in(".2")
+
+    def look(series: SeriesRef) -> Any:
+        if series.series_instance_uid == ill:
+            raise ZeroDivisionError
+        raise AnatomyNotFound(Reason.NO_VERTEBRA, "none")
+
+    memory.worker(Does(look), max_attempts=1).run(until_idle=True)
+    jobs = memory.jobs()
+    assert (jobs[ill].state, jobs[ill].attempts, jobs[ill].reason) == ("dead", 1, "analysis_failed")
+    assert (jobs[well].state, jobs[well].attempts, jobs[well].reason) == ("done", 1, "no_vertebra")
+
+
 def test_a_place_is_told_without_words():
     with pytest.raises(TypeError) as caught:
         series_of(None)  # type: ignore[arg-type]
@@ -358,6 +444,7 @@ def test_a_place_is_told_without_words():
         ({"max_attempts": 0}, "max_attempts"),
         ({"lease_s": 0.0}, "lease_s"),
         ({"processes": -1}, "processes"),
+        ({"in_flight": 0}, "in_flight"),
         ({"stop_grace_s": -1.0}, "negative"),
         ({"leases_s": 1.0}, "did you mean 'worker.lease_s'"),
     ],

@@ -14,6 +14,7 @@ from engine.options import read_options
 from engine.runtime import backends
 from engine.runtime.backends import RuntimeOptions, backend_statuses, open_session
 from engine.runtime.manifest import ModelManifest, ModelPackage, Parity, TrainingData, open_package
+from engine.runtime.sharing import ask, ask_together
 
 SHAPE = (8, 12, 16)
 BACKENDS = ("openvino", "onnxruntime")
@@ -86,6 +87,27 @@ def test_the_caller_may_keep_an_answer(tmp_path, backend):
     assert np.array_equal(kept, before)
 
 
+def asking(images, rounds=2):
+    """Ask for all images, then for each alone."""
+    together = yield images
+    for image, before in zip(images[:rounds], together, strict=False):
+        (again,) = yield image[None]
+        assert np.array_equal(again, before)
+    return together
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_answer_does_not_depend_on_who_shared_the_batch(tmp_path, backend, batch):
+    random = np.random.default_rng(3)
+    askers = [random.normal(0, 1, (n, 1, *SHAPE)).astype(np.float32) for n in (3, 1, 2)]
+    with open_session(package_of(write_model(tmp_path)), RuntimeOptions(backend=backend, batch=batch)) as session:
+        assert session.batch == batch
+        shared = ask_together([asking(images) for images in askers], session)
+        for images, answers in zip(askers, shared, strict=True):
+            assert np.array_equal(answers, ask(asking(images), session))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_damaged_model_is_refused(tmp_path, backend):
     path = write_model(tmp_path)
@@ -139,7 +161,7 @@ def test_auto_takes_the_first_that_can_run(tmp_path, monkeypatch):
         open_session(package, RuntimeOptions(backend="openvino"))
 
 
-@pytest.mark.parametrize("table", [{"backend": "tensorflow"}, {"threads": -1}])
+@pytest.mark.parametrize("table", [{"backend": "tensorflow"}, {"threads": -1}, {"batch": 65}])
 def test_options_without_a_meaning_are_refused(table):
     with pytest.raises(ValueError, match=next(iter(table))):
         RuntimeOptions(**table)

@@ -70,10 +70,9 @@ def expected(volume: Volume):
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_blending_changes_nothing_that_all_tiles_agree_on(session, overlap, batch):
+def test_blending_changes_nothing_that_all_tiles_agree_on(session, overlap):
     volume = a_volume()
-    tissues = segment(volume, session, SegmentationOptions(TileOptions(overlap), bone_volume_cm3=0.0, batch=batch))
+    tissues = segment(volume, session, SegmentationOptions(TileOptions(overlap), bone_volume_cm3=0.0))
     grid, labels = expected(volume)
     assert tissues.geometry == grid
     assert tissues.tissues == LABELS
@@ -139,7 +138,7 @@ def test_a_field_of_view_beyond_any_patient_takes_no_memory(session):
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE
 
 
-@pytest.mark.parametrize("values", [{"batch": 0}, {"max_voxels": 0}, {"bone_volume_cm3": -1.0}])
+@pytest.mark.parametrize("values", [{"max_voxels": 0}, {"bone_volume_cm3": -1.0}])
 def test_options_without_meaning_are_refused(values):
     with pytest.raises(ValueError, match="at least"):
         SegmentationOptions(**values)
