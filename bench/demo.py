@@ -68,9 +68,9 @@ SELECT st.patient_key, 'mean', r.attenuation_mean, r.volumetric_bmd, r.finding, 
   FROM result r JOIN series s ON s.id = r.series_id JOIN study st ON st.id = s.study_id
  WHERE r.is_current
 UNION ALL
-SELECT st.patient_key, '(series)', NULL, NULL, NULL, s.reason
-  FROM series s JOIN study st ON st.id = s.study_id
- WHERE s.reason IS NOT NULL
+SELECT st.patient_key, '(series)', NULL, NULL, NULL, p.reason
+  FROM screening p JOIN series s ON s.id = p.series_id JOIN study st ON st.id = s.study_id
+ WHERE p.reason IS NOT NULL
 """
 
 STAGES = """
@@ -81,7 +81,7 @@ SELECT json_extract(stage.value, '$[0]'), COUNT(*), SUM(json_extract(stage.value
 """
 
 PENDING = """
-SELECT (SELECT COUNT(*) FROM series WHERE state IN ('done', 'set_aside')),
+SELECT (SELECT COUNT(*) FROM screening WHERE state IN ('done', 'set_aside')),
        (SELECT COUNT(*) FROM study WHERE state = 'receiving'),
        (SELECT COUNT(*) FROM outbox WHERE state = 'sent'),
        (SELECT COUNT(*) FROM outbox WHERE state IN ('ready', 'leased'))

@@ -20,13 +20,11 @@ from db.schema import (
     BackfillState,
     FetchState,
     PartState,
-    SeriesState,
     StudyState,
     backfill,
     backfill_part,
     backfill_series,
     job,
-    series,
     study,
 )
 from db.schema import JobState as Job
@@ -330,11 +328,7 @@ def is_live(connection: sa.Connection, within_s: float) -> bool:
 
 def count_unread(connection: sa.Connection) -> int:
     """Series that wait to be analysed."""
-    query = (
-        sa.select(sa.func.count())
-        .select_from(job.join(series))
-        .where(job.c.state == word(Job.READY), series.c.state == SeriesState.WAITING)
-    )
+    query = sa.select(sa.func.count()).select_from(job).where(job.c.state == word(Job.READY))
     return connection.execute(query).scalar_one()
 
 

@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from db.connection import Database, Purpose, exclusive
+from db.population import summary
 from db.schema import metadata
 from engine.errors import SchemaMismatch
 
@@ -24,6 +25,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def upgrade(database: Database) -> None:
     """Bring the database up to the version that this program expects; make the tables where there are none.
 
+    What is derived from other rows is made anew.
+
     Raises:
         SchemaMismatch: the database is newer than this program, or another program's.
     """
@@ -31,6 +34,7 @@ def upgrade(database: Database) -> None:
         exclusive(connection, Purpose.MIGRATE)
         if _version(connection) != expected_version():
             command.upgrade(_config(connection), "head")
+            summary.rebuild(connection)
 
 
 def downgrade(database: Database, version: str | None) -> None:

@@ -23,6 +23,7 @@ from db.schema import (
     refusal,
     result,
     result_model,
+    screening,
     selection,
     series,
     study,
@@ -116,8 +117,8 @@ def counts(connection: sa.Connection) -> Counts:
     unsent = outbox.c.state.in_((ObjectState.READY, ObjectState.LEASED))
     return Counts(
         studies=_by(connection, study.c.state),
-        series=_by(connection, series.c.state),
-        set_aside=_by(connection, series.c.reason, series.c.state == SeriesState.SET_ASIDE),
+        series=_series_by_state(connection),
+        set_aside=_by(connection, screening.c.reason, screening.c.state == SeriesState.SET_ASIDE),
         jobs=_by(connection, job.c.state),
         outbox=_by(connection, outbox.c.state),
         destinations=_by_destination(connection),
@@ -144,11 +145,15 @@ def explain(
             selection.c.id.label("selection_id"),
             selection.c.reason.label("not_selected"),
             selection.c.score,
+            sa.func.coalesce(screening.c.state, SeriesState.RECEIVING).label("state"),
+            screening.c.reason,
+            sa.func.coalesce(screening.c.detail, "").label("detail"),
             job.c.state.label("job_state"),
             job.c.attempts,
         )
         .select_from(series)
         .outerjoin(selection, _latest(selection, selection.c.study_revision, program))
+        .outerjoin(screening, (screening.c.series_id == series.c.id) & (screening.c.program == program))
         .outerjoin(job, _latest(job, job.c.revision, program))
         .where(series.c.study_id == about.id)
         .order_by(series.c.series_instance_uid)
@@ -182,6 +187,14 @@ def _by(
 ) -> dict[str, int]:
     rows = connection.execute(sa.select(column, sa.func.count()).where(*conditions).group_by(column).order_by(column))
     return {str(value): count for value, count in rows}
+
+
+def _series_by_state(connection: sa.Connection) -> dict[str, int]:
+    """Once for each program that decided about it; those of open studies once."""
+    undecided = ~sa.exists().where(screening.c.series_id == series.c.id)
+    receiving = connection.execute(sa.select(sa.func.count()).select_from(series).where(undecided)).scalar_one()
+    counted = _by(connection, screening.c.state)
+    return dict(sorted((counted | ({SeriesState.RECEIVING.value: receiving} if receiving else {})).items()))
 
 
 def _by_destination(connection: sa.Connection) -> dict[str, dict[str, int]]:
@@ -273,11 +286,11 @@ def _set_aside(connection: sa.Connection) -> list[ResultLine]:
             study.c.study_instance_uid,
             series.c.series_instance_uid,
             series.c.study_date,
-            series.c.reason,
-            series.c.detail,
+            screening.c.reason,
+            screening.c.detail,
         )
-        .join_from(series, study)
-        .where(series.c.state == SeriesState.SET_ASIDE)
+        .select_from(screening.join(series).join(study))
+        .where(screening.c.state == SeriesState.SET_ASIDE)
     )
     nothing: dict[str, Any] = {"level": None, "attenuation_mean": None, "volumetric_bmd": None, "finding": None}
     return [ResultLine(**row._mapping, **nothing, reference_only=False) for row in rows]

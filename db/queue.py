@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from db.backfill import is_backfilled
 from db.columns import utc_now, word
 from db.events import tell
-from db.schema import Change, JobState, SeriesState, job, result, series
-from db.series import SeriesRow, lock_series, read_series, set_aside
+from db.schema import Change, JobState, SeriesState, job, result, screening, series
+from db.series import SeriesRow, lock_series, place, read_series, set_aside
 from engine.records import Program, Reason, SeriesRef
 
 MAX_ATTEMPTS = 3  # our choice: twice may be bad luck
@@ -36,6 +36,7 @@ class Claim:
     revision: int  # of the series
     program: Program
     series: SeriesRef
+    owner: str = ""  # who works
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,9 @@ def enqueue(connection: sa.Connection, member: SeriesRow, program: Program) -> N
     elif before.state is JobState.OBSOLETE or before.reason is None:
         connection.execute(sa.update(job).where(job.c.id == before.id).values(**_ready_anew()))
     else:
-        set_aside(connection, member.id, before.reason, before.detail)
+        set_aside(connection, member, program, before.reason, before.detail, selected=True)
         return
-    _await(connection, [member.id])
+    place(connection, [member.id], program, SeriesState.WAITING)
     tell(connection, "series", [member.series_instance_uid], Change.QUEUED)
 
 
@@ -99,7 +100,9 @@ def claim(connection: sa.Connection, owner: str, limit: int, lease_s: float) -> 
         .returning(job.c.id, job.c.series_id, job.c.token, job.c.attempts, job.c.revision, job.c.program)
     ).all()
     refs = read_series(connection, [row.series_id for row in rows])
-    claims = (Claim(row.id, row.token, row.attempts, row.revision, row.program, refs[row.series_id]) for row in rows)
+    claims = (
+        Claim(row.id, row.token, row.attempts, row.revision, row.program, refs[row.series_id], owner) for row in rows
+    )
     return tuple(sorted(claims, key=lambda claimed: taken.index(claimed.job_id)))
 
 
@@ -136,7 +139,7 @@ def fail(
     Returns:
         READY or DEAD; OBSOLETE if the claim was lost meanwhile, and nothing is changed.
     """
-    lock_series(connection, series.c.series_instance_uid == claim.series.series_instance_uid)
+    members = lock_series(connection, series.c.series_instance_uid == claim.series.series_instance_uid)
     is_dead = claim.attempts >= max_attempts
     delay_s = back_off_s * 2 ** (claim.attempts - 1) * random.uniform(0.5, 1.5)  # jitter: not all at once again
     failed = connection.execute(
@@ -157,7 +160,7 @@ def fail(
         return JobState.OBSOLETE
     tell(connection, "series", [claim.series.series_instance_uid], Change.ATTEMPT_FAILED, reason, message)
     if is_dead:
-        set_aside(connection, failed, reason, message)
+        set_aside(connection, members[0], claim.program, reason, message, selected=True)
     return JobState.DEAD if is_dead else JobState.READY
 
 
@@ -174,7 +177,8 @@ def release(connection: sa.Connection, claims: Sequence[Claim]) -> int:
 def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
     """Take back jobs whose lease ran out: ready again, or dead after `max_attempts`. Any process may call it."""
     expired = (job.c.state == word(JobState.LEASED)) & (job.c.lease_until < utc_now())
-    lock_series(connection, series.c.id.in_(sa.select(job.c.series_id).where(expired)))
+    locked = lock_series(connection, series.c.id.in_(sa.select(job.c.series_id).where(expired)))
+    members = {member.id: member for member in locked}
     worn_out = connection.execute(
         sa.update(job)
         .where(expired, job.c.attempts >= max_attempts)
@@ -186,11 +190,11 @@ def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
             reason=Reason.ANALYSIS_FAILED,
             detail=LOST,
         )
-        .returning(job.c.series_id)
-    ).scalars()
-    dead = sorted(worn_out)
-    for series_id in dead:
-        set_aside(connection, series_id, Reason.ANALYSIS_FAILED, LOST)
+        .returning(job.c.series_id, job.c.program)
+    )
+    dead = sorted(tuple(row) for row in worn_out)
+    for series_id, program in dead:
+        set_aside(connection, members[series_id], program, Reason.ANALYSIS_FAILED, LOST, selected=True)
     ready = connection.execute(
         sa.update(job)
         .where(expired, job.c.attempts < max_attempts)
@@ -212,8 +216,10 @@ def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> 
     ended = sa.and_(
         series.c.id == job.c.series_id,
         series.c.revision == job.c.revision,
-        series.c.state == SeriesState.SET_ASIDE,
-        series.c.reason == job.c.reason,
+        screening.c.series_id == job.c.series_id,
+        screening.c.program == job.c.program,
+        screening.c.state == SeriesState.SET_ASIDE,
+        screening.c.reason == job.c.reason,
     )
     wanted = job.c.state == JobState.DEAD
     if series_instance_uid is not None:
@@ -221,15 +227,17 @@ def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> 
     members = lock_series(connection, sa.exists().where(ended, wanted).correlate(series))
     if not members:
         return 0
-    ids = [member.id for member in members]
-    again = connection.execute(
+    again = sa.select(job.c.id).where(ended, wanted, series.c.id.in_([member.id for member in members]))
+    rows = connection.execute(
         sa.update(job)
-        .where(job.c.series_id.in_(ids), job.c.id.in_(sa.select(job.c.id).join(series).where(ended, wanted)))
+        .where(job.c.id.in_(connection.execute(again).scalars().all()))
         .values(**_ready_anew())
-    )
-    _await(connection, ids)
+        .returning(job.c.series_id, job.c.program)
+    ).all()
+    for series_id, program in rows:
+        place(connection, [series_id], program, SeriesState.WAITING)
     tell(connection, "series", [member.series_instance_uid for member in members], Change.RETRIED)
-    return again.rowcount
+    return len(rows)
 
 
 def _ready_anew() -> dict[str, Any]:
@@ -242,12 +250,6 @@ def _ready_anew() -> dict[str, Any]:
         "detail": "",
         "ended_at": None,
     }
-
-
-def _await(connection: sa.Connection, series_ids: Sequence[int]) -> None:
-    connection.execute(
-        sa.update(series).where(series.c.id.in_(series_ids)).values(state=SeriesState.WAITING, reason=None, detail="")
-    )
 
 
 def held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:

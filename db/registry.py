@@ -15,29 +15,22 @@ from db.backfill import is_being_fetched
 from db.columns import utc_now, word
 from db.connection import Purpose, exclusive, insert_into, rows_where_in
 from db.events import tell
+from db.known import Arrival as Arrival
+from db.known import Known
 from db.queue import enqueue
 from db.schema import (
     Change,
-    SeriesState,
     StudyState,
     header,
     instance,
     refusal,
+    screening,
     selection,
     series,
     study,
 )
-from db.series import describe, lock_series, obsolete_jobs, read_series, set_aside, withdraw_results, wording
-from engine.records import InstanceHeader, Program, Reason, Selection, SeriesRef
-
-
-class Arrival(NamedTuple):
-    """One instance that lies safely on disk."""
-
-    header: InstanceHeader
-    path: str
-    size_bytes: int
-    sha256: str  # hexadecimal, of the file
+from db.series import SeriesRow, describe, lock_series, obsolete_jobs, read_series, set_aside, withdraw_results, wording
+from engine.records import Program, Reason, Selection, SeriesRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,7 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
     """
     given = [Arrival(*arrival) for arrival in arrivals]
     exclusive(connection, Purpose.REGISTER)
-    known = _Known(connection, [arrival.header for arrival in given])
+    known = Known(connection, [arrival.header for arrival in given])
     registrations = []
     new = []
     for arrival in given:
@@ -163,9 +156,9 @@ def close_study(
     study_instance_uid: str,
     revision: int,
     selections: Sequence[Selection],
-    program: Program,
+    *programs: Program,
 ) -> bool:
-    """Close a study for a program: jobs for the selected series, a reason for every other.
+    """Close a study for all programs that run here: jobs for the selected series, a reason for every other.
 
     A series whose job of the same revision ended before keeps that end: it is not analysed twice. A series that was
     selected before and now is not (a better one came) is set aside: its result is kept, but is no longer current,
@@ -173,7 +166,7 @@ def close_study(
 
     Args:
         revision: of the study, as `studies_due` gave it.
-        selections: one for each series of the study.
+        selections: one for each program and series of the study.
 
     Returns:
         False, and nothing is changed, if the study is unknown, closed, or got new instances since.
@@ -192,66 +185,29 @@ def close_study(
         return False
     tell(connection, "study", [study_instance_uid], Change.CLOSED)
     members = lock_series(connection, series.c.study_id == closed)
-    chosen = {each.series_instance_uid: each for each in selections if each.program is program}
-    if set(chosen) != {member.series_instance_uid for member in members}:
+    chosen = {
+        program: {each.series_instance_uid: each for each in selections if each.program is program}
+        for program in programs
+    }
+    uids = {member.series_instance_uid for member in members}
+    if not programs or any(set(named) != uids for named in chosen.values()):
         raise ValueError("a selection must name every series of the study, and no other")
     describe(connection, [member.id for member in members])
-    _keep_selections(connection, {member.id: chosen[member.series_instance_uid] for member in members}, revision)
-    for member in members:
-        choice = chosen[member.series_instance_uid]
-        if choice.reason is None:
-            enqueue(connection, member, program)
-        else:
-            obsolete_jobs(connection, [member.id])
-            set_aside(connection, member.id, choice.reason, choice.detail)
+    for program, choices in chosen.items():
+        _decide(connection, {member: choices[member.series_instance_uid] for member in members}, program, revision)
     return True
 
 
-class _Known:
-    """What is known about the identifiers of a batch; grows as its instances are accepted."""
-
-    def __init__(self, connection: sa.Connection, said: Sequence[InstanceHeader]) -> None:
-        self.patients: dict[str, str] = {}  # study: patient key
-        self.studies: dict[str, str] = {}  # series: study
-        self.instances: dict[str, tuple[str, str]] = {}  # instance: series, SHA-256
-        by_study = sa.select(study.c.study_instance_uid, study.c.patient_key)
-        for row in rows_where_in(
-            connection, by_study, study.c.study_instance_uid, {h.study_instance_uid for h in said}
-        ):
-            self.patients[row.study_instance_uid] = row.patient_key
-        by_series = sa.select(series.c.series_instance_uid, study.c.study_instance_uid).join(study)
-        uids = {h.series_instance_uid for h in said}
-        for row in rows_where_in(connection, by_series, series.c.series_instance_uid, uids):
-            self.studies[row.series_instance_uid] = row.study_instance_uid
-        by_instance = sa.select(instance.c.sop_instance_uid, series.c.series_instance_uid, instance.c.sha256).join_from(
-            instance, series
-        )
-        uids = {h.sop_instance_uid for h in said}
-        for row in rows_where_in(connection, by_instance, instance.c.sop_instance_uid, uids):
-            self.instances[row.sop_instance_uid] = (row.series_instance_uid, row.sha256)
-
-    def conflict(self, arrival: Arrival) -> str:
-        """How an arrival contradicts what is known; empty if it doesn't."""
-        said = arrival.header
-        before = self.instances.get(said.sop_instance_uid)
-        if before == (said.series_instance_uid, arrival.sha256):
-            return ""  # the very same bytes: nothing new can be wrong with them
-        if self.patients.get(said.study_instance_uid, said.patient_key) != said.patient_key:
-            return "its study belongs to another patient"
-        if self.studies.get(said.series_instance_uid, said.study_instance_uid) != said.study_instance_uid:
-            return "its series belongs to another study"
-        if before is None:
-            return ""
-        if before[0] != said.series_instance_uid:
-            return "the instance belongs to another series"
-        return "the same instance came before with another content; the first is kept"
-
-    def add(self, arrival: Arrival) -> None:
-        """From now on it is known."""
-        said = arrival.header
-        self.patients[said.study_instance_uid] = said.patient_key
-        self.studies[said.series_instance_uid] = said.study_instance_uid
-        self.instances[said.sop_instance_uid] = (said.series_instance_uid, arrival.sha256)
+def _decide(
+    connection: sa.Connection, chosen: dict[SeriesRow, Selection], program: Program, study_revision: int
+) -> None:
+    _keep_selections(connection, {member.id: choice for member, choice in chosen.items()}, study_revision)
+    for member, choice in chosen.items():
+        if choice.reason is None:
+            enqueue(connection, member, program)
+        else:
+            obsolete_jobs(connection, [member.id], program)
+            set_aside(connection, member, program, choice.reason, choice.detail, selected=False)
 
 
 def _touch_studies(connection: sa.Connection, new: Sequence[Arrival]) -> dict[str, int]:
@@ -292,21 +248,17 @@ def _touch_series(connection: sa.Connection, new: Sequence[Arrival], study_ids: 
     ids = {row.series_instance_uid: row.id for row in before}
     if before:
         row_ids = list(ids.values())
-        connection.execute(
-            sa.update(series)
-            .where(series.c.id.in_(row_ids))
-            .values(state=SeriesState.RECEIVING, reason=None, detail="", revision=series.c.revision + 1)
-        )
+        connection.execute(sa.update(series).where(series.c.id.in_(row_ids)).values(revision=series.c.revision + 1))
         obsolete_jobs(connection, row_ids)
         withdraw_results(connection, row_ids)
-        reopened = [row.series_instance_uid for row in before if row.state is not SeriesState.RECEIVING]
-        tell(connection, "series", reopened, Change.REOPENED)
+        undecided = sa.delete(screening).where(screening.c.series_id.in_(row_ids)).returning(screening.c.series_id)
+        reopened = set(connection.execute(undecided).scalars())
+        uids = [row.series_instance_uid for row in before if row.id in reopened]
+        tell(connection, "series", uids, Change.REOPENED)
     unknown = [uid for uid in studies if uid not in ids]
     if unknown:
         made = connection.execute(
-            sa.insert(series)
-            .values(state=SeriesState.RECEIVING, detail="", revision=1)
-            .returning(series.c.series_instance_uid, series.c.id),
+            sa.insert(series).values(revision=1).returning(series.c.series_instance_uid, series.c.id),
             [{"series_instance_uid": uid, "study_id": studies[uid]} for uid in unknown],
         )
         ids.update((uid, row_id) for uid, row_id in made)

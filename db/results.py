@@ -6,6 +6,7 @@ exactly one current result or one reason, however often and by whomever it was w
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from math import isfinite
 from typing import Any
 
@@ -14,14 +15,17 @@ import sqlalchemy as sa
 from db.columns import utc_now
 from db.connection import insert_into
 from db.events import tell
+from db.origins import model_id, model_refs, policy_used, run_id
+from db.population import summary
 from db.queue import Claim, held
 from db.schema import (
     Change,
     JobState,
     ObjectState,
     SeriesState,
+    calibration,
+    extra_measurement,
     job,
-    model,
     outbox,
     quality_flag,
     result,
@@ -30,11 +34,13 @@ from db.schema import (
     study,
     vertebra,
 )
-from db.series import lock_series, set_aside, withdraw_results
+from db.series import lock_series, place, set_aside, withdraw_results
 from engine.records import (
+    CLASSES,
+    Calibration,
+    ClassProbability,
     Evaluation,
     Measurement,
-    ModelRef,
     Program,
     QualityFlag,
     Quantity,
@@ -45,8 +51,26 @@ from engine.records import (
 )
 
 _LEVELS = tuple(VertebralLevel)
-KEPT = tuple(quantity for quantity in Quantity if quantity.value in result.c)
-"""The quantities that have a column."""
+_CALIBRATION = tuple(field.name for field in fields(Calibration))
+_COLUMNS = tuple(quantity for quantity in Quantity if quantity in vertebra.c)  # the others: extra_measurement
+_JUDGED = {  # quantities that are called something, with the column of what
+    Quantity.VOLUMETRIC_BMD: "finding",
+    Quantity.CALIBRATED_BMD: "calibrated_bmd_finding",
+    Quantity.AREAL_BMD: "areal_bmd_finding",
+    Quantity.TRABECULAR_BONE_SCORE: "trabecular_bone_score_finding",
+}
+_POLICIES = {quantity: column.replace("finding", "policy") for quantity, column in _JUDGED.items()}
+_MODEL_COLUMNS = {  # every other: attenuation_model
+    Quantity.VOLUMETRIC_BMD: "density_model",
+    Quantity.CALIBRATED_BMD: "calibrated_bmd_model",
+    Quantity.AREAL_BMD: "areal_bmd_model",
+    Quantity.TRABECULAR_BONE_SCORE: "trabecular_bone_score_model",
+}
+_LEVEL_MARKS = {  # vertebrae that went into the patient's values, by column
+    "aggregated": "aggregated_levels",
+    "calibrated_aggregated": "calibrated_levels",
+    "areal_aggregated": "areal_levels",
+}
 
 
 def complete(
@@ -89,15 +113,14 @@ def complete(
     if ended.rowcount != 1:
         return False
     if isinstance(outcome, SeriesFailure):
-        set_aside(connection, member.id, outcome.reason, outcome.message)
+        set_aside(connection, member, claim.program, outcome.reason, outcome.message, selected=True)
         return True
-    withdraw_results(connection, [member.id])
+    withdraw_results(connection, [member.id], claim.program)
     result_id = _keep_result(connection, claim, member.id, outcome)
     _post(connection, result_id, objects, destinations)
-    connection.execute(
-        sa.update(series).where(series.c.id == member.id).values(state=SeriesState.DONE, reason=None, detail="")
-    )
+    place(connection, [member.id], claim.program, SeriesState.DONE)
     tell(connection, "series", [member.series_instance_uid], Change.DONE, outcome.reason)
+    summary.refresh_of_series(connection, [member.id])
     return True
 
 
@@ -121,19 +144,30 @@ def current_result(
         series_instance_uid=series_instance_uid,
         program=row.program,
         levels=tuple(each.level for each in in_order),
-        aggregated_levels=tuple(each.level for each in in_order if each.aggregated),
+        **{name: tuple(each.level for each in in_order if getattr(each, mark)) for mark, name in _LEVEL_MARKS.items()},
         measurements=tuple(
             Measurement(quantity, value, level, _model_of(row, quantity))
             for level, numbers in places
-            for quantity in KEPT
-            if (value := getattr(numbers, quantity)) is not None
-        ),
+            for quantity in Quantity
+            if (value := getattr(numbers, quantity, None)) is not None
+        )
+        + _extra_measurements(connection, row.id),
         evaluations=tuple(
-            Evaluation(numbers.finding, level, row.policy) for level, numbers in places if numbers.finding is not None
+            Evaluation(finding, level, getattr(row, _POLICIES[quantity]), quantity)
+            for level, numbers in places
+            for quantity, column in _JUDGED.items()
+            if (finding := getattr(numbers, column)) is not None
         ),
         quality_flags=_flags(connection, row.id),
         reason=row.reason,
-        models=_models(connection, row.id),
+        class_probabilities=tuple(
+            ClassProbability(finding, value, level, row.class_model)
+            for level, numbers in places
+            for finding in CLASSES
+            if (value := getattr(numbers, f"probability_{finding}")) is not None
+        ),
+        calibrations=_calibrations(connection, row.id),
+        models=model_refs(connection, row.id),
         policy=row.policy,
         engine_version=row.engine_version,
         analysed_at=row.analysed_at,
@@ -161,12 +195,12 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
             job_id=claim.job_id,
             program=claim.program,
             revision=claim.revision,
+            run_id=run_id(connection, claim.owner, claim.program, outcome.engine_version),
             is_current=True,
             **_numbers(outcome, None),
             reason=outcome.reason,
-            attenuation_model=_model_among(outcome, set(Quantity) - {Quantity.VOLUMETRIC_BMD}),
-            density_model=_model_among(outcome, {Quantity.VOLUMETRIC_BMD}),
-            policy=outcome.policy,
+            **_models_of(outcome),
+            **_policies_of(connection, outcome),
             engine_version=outcome.engine_version,
             analysed_at=outcome.analysed_at,
             recorded_at=utc_now(),
@@ -175,6 +209,12 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
         .returning(result.c.id)
     ).scalar_one()
     _insert(connection, vertebra, [{"result_id": result_id, **_vertebra(outcome, level)} for level in outcome.levels])
+    calibrations = [
+        {"result_id": result_id, "ordinal": ordinal, **{name: getattr(each, name) for name in _CALIBRATION}}
+        for ordinal, each in enumerate(outcome.calibrations)
+    ]
+    _insert(connection, calibration, calibrations)
+    _insert(connection, extra_measurement, [{"result_id": result_id, **each} for each in _extras(outcome)])
     flags = [
         {
             "result_id": result_id,
@@ -191,7 +231,7 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
         {
             "result_id": result_id,
             "ordinal": ordinal,
-            "model_id": _model_id(connection, used),
+            "model_id": model_id(connection, used),
             "precision": used.precision,
             "backend": used.backend,
         }
@@ -236,8 +276,36 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any
 
 
 def _numbers(outcome: ScreeningResult, level: VertebralLevel | None) -> dict[str, Any]:
-    numbers: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in KEPT}
-    return {**numbers, "finding": outcome.finding(level)}
+    numbers: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in _COLUMNS}
+    findings = {column: outcome.finding(level, quantity) for quantity, column in _JUDGED.items()}
+    return numbers | findings | {f"probability_{one}": outcome.probability(one, level) for one in CLASSES}
+
+
+def _extras(outcome: ScreeningResult) -> list[dict[str, Any]]:
+    """Measurements whose quantity has no column."""
+    return [
+        {
+            "ordinal": ordinal,
+            "finding_site": each.finding_site,
+            "quantity": each.quantity,
+            "value": each.value,
+            "model": each.model,
+        }
+        for ordinal, each in enumerate(outcome.measurements)
+        if each.quantity not in _COLUMNS
+    ]
+
+
+def _calibrations(connection: sa.Connection, result_id: int) -> tuple[Calibration, ...]:
+    columns = [calibration.c[name] for name in _CALIBRATION]
+    query = sa.select(*columns).where(calibration.c.result_id == result_id).order_by(calibration.c.ordinal)
+    return tuple(Calibration(**row._mapping) for row in connection.execute(query))
+
+
+def _extra_measurements(connection: sa.Connection, result_id: int) -> tuple[Measurement, ...]:
+    query = sa.select(extra_measurement).where(extra_measurement.c.result_id == result_id)
+    rows = connection.execute(query.order_by(extra_measurement.c.ordinal))
+    return tuple(Measurement(Quantity(row.quantity), row.value, row.finding_site, row.model) for row in rows)
 
 
 def _vertebra(outcome: ScreeningResult, level: VertebralLevel) -> dict[str, Any]:
@@ -246,39 +314,32 @@ def _vertebra(outcome: ScreeningResult, level: VertebralLevel) -> dict[str, Any]
         "level": level,
         **_numbers(outcome, level),
         "reason": withholding[0] if withholding else None,
-        "aggregated": level in outcome.aggregated_levels,
+        **{mark: level in getattr(outcome, name) for mark, name in _LEVEL_MARKS.items()},
     }
 
 
-def _model_among(outcome: ScreeningResult, quantities: set[Quantity]) -> str | None:
-    return next((each.model for each in outcome.measurements if each.quantity in quantities), None)
+def _models_of(outcome: ScreeningResult) -> dict[str, str | None]:
+    """The model of each measure, by its column."""
+    columns: dict[str, str | None] = {_model_column(quantity): None for quantity in _COLUMNS}
+    measured = [each for each in outcome.measurements if each.quantity in _COLUMNS]
+    columns["class_model"] = next((each.model for each in outcome.class_probabilities), None)
+    return columns | {_model_column(each.quantity): each.model for each in reversed(measured)}
+
+
+def _policies_of(connection: sa.Connection, outcome: ScreeningResult) -> dict[str, str]:
+    """The policy of each finding, by its column."""
+    named = {_POLICIES[each.quantity]: each.policy for each in reversed(outcome.evaluations)}
+    return {column: policy_used(connection, name) for column, name in ({"policy": outcome.policy} | named).items()}
+
+
+def _model_column(quantity: Quantity) -> str:
+    return _MODEL_COLUMNS.get(quantity, "attenuation_model")
 
 
 def _model_of(row: Any, quantity: Quantity) -> str:
-    return str(row.density_model if quantity is Quantity.VOLUMETRIC_BMD else row.attenuation_model)
-
-
-def _model_id(connection: sa.Connection, used: ModelRef) -> int:
-    said = {"sha256": used.sha256, "name": used.name, "version": used.version}
-    new = insert_into(connection, model).values(**said, reference_only=used.reference_only)
-    connection.execute(new.on_conflict_do_nothing(index_elements=[model.c[name] for name in said]))
-    query = sa.select(model.c.id).where(*(model.c[name] == value for name, value in said.items()))
-    found: int = connection.execute(query).scalar_one()
-    return found
+    return str(getattr(row, _model_column(quantity)))
 
 
 def _flags(connection: sa.Connection, result_id: int) -> tuple[QualityFlag, ...]:
     query = sa.select(quality_flag).where(quality_flag.c.result_id == result_id).order_by(quality_flag.c.ordinal)
     return tuple(QualityFlag(row.reason, row.level, row.withholds, row.detail) for row in connection.execute(query))
-
-
-def _models(connection: sa.Connection, result_id: int) -> tuple[ModelRef, ...]:
-    rows = connection.execute(
-        sa.select(model, result_model.c.precision, result_model.c.backend)
-        .join_from(result_model, model)
-        .where(result_model.c.result_id == result_id)
-        .order_by(result_model.c.ordinal)
-    )
-    return tuple(
-        ModelRef(row.name, row.version, row.sha256, row.reference_only, row.precision, row.backend) for row in rows
-    )

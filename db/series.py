@@ -14,22 +14,30 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from db.columns import utc_now
+from db.connection import insert_into
 from db.events import tell
+from db.population import summary
+from db.scanners import scanner_ids, study_day
 from db.schema import (
     Change,
     JobState,
     ObjectState,
     SeriesState,
+    densitometry,
     header,
     instance,
     job,
     outbox,
     result,
+    screening,
     series,
     study,
 )
-from engine.records import InstanceHeader, Reason, SeriesRef
+from engine.records import InstanceHeader, Program, Reason, SeriesRef
 from engine.series import series_of
+
+DENSITOMETRY = "BMD"
+"""Modality of bone densitometry by X-rays (DICOM PS3.3, C.7.3.1.1.1)."""
 
 _OF_THE_INSTANCE = (
     "study_instance_uid",
@@ -48,7 +56,6 @@ class SeriesRow(NamedTuple):
     id: int
     series_instance_uid: str
     revision: int
-    state: SeriesState
 
 
 def wording(said: InstanceHeader) -> tuple[str, str]:
@@ -89,7 +96,7 @@ def read_series(connection: sa.Connection, series_ids: Sequence[int]) -> dict[in
 def lock_series(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[SeriesRow]:
     """Series that nobody else changes until the transaction ends."""
     rows = connection.execute(
-        sa.select(series.c.id, series.c.series_instance_uid, series.c.revision, series.c.state)
+        sa.select(series.c.id, series.c.series_instance_uid, series.c.revision)
         .where(condition)
         .order_by(series.c.id)
         .with_for_update(key_share=True)
@@ -100,31 +107,71 @@ def lock_series(connection: sa.Connection, condition: sa.ColumnElement[bool]) ->
 def describe(connection: sa.Connection, series_ids: Sequence[int]) -> None:
     """Write what the headers of each series say together into its columns, for people and population studies."""
     columns = [field.name for field in fields(SeriesRef) if field.name in series.c]
-    for row_id, ref in read_series(connection, series_ids).items():
+    refs = read_series(connection, series_ids)
+    scanners = scanner_ids(connection, refs.values())
+    for row_id, ref in refs.items():
         said = {name: getattr(ref, name) for name in columns}
+        said |= {"scanner_id": scanners[ref.series_instance_uid], "study_day": study_day(ref.study_date)}
         connection.execute(
             sa.update(series).where(series.c.id == row_id).values(instance_count=len(ref.instances), **said)
         )
+        if ref.modality == DENSITOMETRY and said["study_day"] is not None:
+            _keep_densitometry(connection, ref, said["study_day"])
 
 
-def set_aside(connection: sa.Connection, series_id: int, reason: Reason, detail: str) -> None:
-    """End a series without a result. A result that it had is no longer current."""
-    withdraw_results(connection, [series_id])
-    uid = connection.execute(
-        sa.update(series)
-        .where(series.c.id == series_id)
-        .values(state=SeriesState.SET_ASIDE, reason=reason, detail=detail)
-        .returning(series.c.series_instance_uid)
-    ).scalar_one()
-    tell(connection, "series", [uid], Change.SET_ASIDE, reason, detail)
+def place(
+    connection: sa.Connection,
+    series_ids: Sequence[int],
+    program: Program,
+    state: SeriesState,
+    *,
+    selected: bool = True,
+    reason: Reason | None = None,
+    detail: str = "",
+) -> None:
+    """Say where series stand towards a program."""
+    new = insert_into(connection, screening)
+    said = {name: new.excluded[name] for name in ("state", "selected", "reason", "detail")}
+    rows = [
+        {
+            "series_id": series_id,
+            "program": program,
+            "state": state,
+            "selected": selected,
+            "reason": reason,
+            "detail": detail,
+        }
+        for series_id in sorted(series_ids)
+    ]
+    key = [screening.c.series_id, screening.c.program]
+    if rows:
+        connection.execute(new.on_conflict_do_update(index_elements=key, set_=said), rows)
 
 
-def withdraw_results(connection: sa.Connection, series_ids: Sequence[int]) -> None:
-    """Results that are current are so no longer, and what was not sent of them stays unsent."""
+def set_aside(
+    connection: sa.Connection, member: SeriesRow, program: Program, reason: Reason, detail: str, *, selected: bool
+) -> None:
+    """End a series without a result of a program. A result that it had is no longer current.
+
+    Args:
+        selected: False: by its headers; True: by what loading or analysis found.
+    """
+    withdraw_results(connection, [member.id], program)
+    place(connection, [member.id], program, SeriesState.SET_ASIDE, selected=selected, reason=reason, detail=detail)
+    tell(connection, "series", [member.series_instance_uid], Change.SET_ASIDE, reason, detail)
+
+
+def withdraw_results(connection: sa.Connection, series_ids: Sequence[int], program: Program | None = None) -> None:
+    """Results that are current are so no longer, and what was not sent of them stays unsent.
+
+    Args:
+        program: None: of every program.
+    """
+    ours = sa.true() if program is None else result.c.program == program
     withdrawn = (
         connection.execute(
             sa.update(result)
-            .where(result.c.series_id.in_(series_ids), result.c.is_current)
+            .where(result.c.series_id.in_(series_ids), result.c.is_current, ours)
             .values(is_current=False)
             .returning(result.c.id)
         )
@@ -141,15 +188,33 @@ def withdraw_results(connection: sa.Connection, series_ids: Sequence[int]) -> No
         .returning(outbox.c.sop_instance_uid)
     ).scalars()
     tell(connection, "object", set(uids), Change.SUPERSEDED)
+    summary.refresh_of_series(connection, series_ids)
 
 
-def obsolete_jobs(connection: sa.Connection, series_ids: Iterable[int]) -> None:
-    """Jobs that wait, run or failed are not wanted any more; who works on one will find its claim lost."""
+def obsolete_jobs(connection: sa.Connection, series_ids: Iterable[int], program: Program | None = None) -> None:
+    """Jobs that wait, run or failed are not wanted any more; who works on one will find its claim lost.
+
+    Args:
+        program: None: of every program.
+    """
+    ours = sa.true() if program is None else job.c.program == program
+    unfinished = job.c.state.in_((JobState.READY, JobState.LEASED, JobState.DEAD))
     connection.execute(
         sa.update(job)
-        .where(job.c.series_id.in_(list(series_ids)), job.c.state.in_((JobState.READY, JobState.LEASED, JobState.DEAD)))
+        .where(job.c.series_id.in_(list(series_ids)), unfinished, ours)
         .values(state=JobState.OBSOLETE, owner=None, lease_until=None, ended_at=utc_now())
     )
+
+
+def _keep_densitometry(connection: sa.Connection, ref: SeriesRef, day: int) -> None:
+    new = insert_into(connection, densitometry).values(
+        patient_key=ref.patient_key,
+        examination_day=day,
+        kind=DENSITOMETRY,
+        examination_date=ref.study_date,
+        origin="archive",
+    )
+    connection.execute(new.on_conflict_do_nothing())
 
 
 def _header(row: Any, attributes: dict[str, Any]) -> InstanceHeader:

@@ -205,6 +205,7 @@ class InstanceHeader:
     image_orientation_patient: tuple[float, ...] | None  # 6 cosines
     image_position_patient: tuple[float, ...] | None  # mm
     station_name: str | None = None  # which of a site's scanners
+    accession_key: str | None = None  # keyed hash of AccessionNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,7 @@ class SeriesRef:
     extent_mm: float | None  # along the slice normal, first to last slice centre
     instances: tuple[InstanceRef, ...]
     station_name: str | None = None  # which of a site's scanners
+    accession_key: str | None = None  # keyed hash of AccessionNumber
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def _series(members: Sequence[tuple[InstanceHeader, str]]) -> SeriesRef:
         extent_mm=max(known) - min(known) if known else None,
         instances=tuple(InstanceRef(h.sop_instance_uid, h.sop_class_uid, path) for h, path in in_order),
         station_name=first.station_name,
+        accession_key=first.accession_key,
     )
 
 

@@ -44,6 +44,15 @@ def pseudonym(key: bytes, patient_id: str, issuer: str) -> str:
     return _keyed_hash(key, "patient", issuer.strip(), patient_id.strip())
 
 
+def accession_pseudonym(key: bytes, accession_number: str) -> str:
+    """The keyed hash of an accession number, made as the patient's key is.
+
+    Raises:
+        BadOption: the key is empty.
+    """
+    return _keyed_hash(key, "accession", accession_number.strip())
+
+
 def check_uid(text: str) -> str:
     """The identifier itself, once it is known to be one.
 
@@ -151,6 +160,7 @@ def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
         image_orientation_patient=elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
         image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
         station_name=elements.text(Tag.STATION_NAME)[:_LONGEST_TEXT] or None,
+        accession_key=_accession_key(elements, pseudonym_key),
     )
 
 
@@ -178,6 +188,11 @@ def _patient_key(elements: Elements, study_instance_uid: str, key: bytes) -> str
     if patient_id and "\ufffd" not in patient_id:
         return pseudonym(key, patient_id, issuer)
     return _keyed_hash(key, "study", issuer, study_instance_uid)
+
+
+def _accession_key(elements: Elements, key: bytes) -> str | None:
+    number = _patient_text(elements, Tag.ACCESSION_NUMBER)
+    return accession_pseudonym(key, number) if number and "\ufffd" not in number else None
 
 
 def _patient_text(elements: Elements, tag: Tag) -> str:

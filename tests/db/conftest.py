@@ -205,8 +205,9 @@ class Phantoms:
     def state(self, database: Database, series: int = 1, study: int = 1) -> tuple[SeriesState, Reason | None]:
         with database.read() as connection:
             about = schema.series.c.series_instance_uid == f"1.2.{study}.{series}"
-            row = connection.execute(sa.select(schema.series.c.state, schema.series.c.reason).where(about)).one()
-            return row.state, row.reason
+            query = sa.select(schema.screening.c.state, schema.screening.c.reason).join(schema.series).where(about)
+            row = connection.execute(query).one_or_none()
+            return (SeriesState.RECEIVING, None) if row is None else (row.state, row.reason)
 
     def count(self, database: Database, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:
         with database.read() as connection:

@@ -104,7 +104,9 @@ def test_states_agree_whatever_happens_at_once(database, phantoms):
     with database.read() as connection:
         current = set(connection.execute(sa.select(r.series_id, r.revision).where(r.is_current)))
         active = set(connection.execute(sa.select(j.series_id, j.revision).where(running)))
-        rows = connection.execute(sa.select(s.id, s.revision, s.state, s.reason)).all()
+        place = schema.screening.c
+        query = sa.select(s.id, s.revision, place.state, place.reason).join_from(schema.series, schema.screening)
+        rows = connection.execute(query).all()
         unsent = (ObjectState.READY, ObjectState.LEASED, ObjectState.DEAD)
         astray = sa.select(o.id).join_from(schema.outbox, schema.result).where(~r.is_current, o.state.in_(unsent))
         assert connection.execute(astray).all() == []

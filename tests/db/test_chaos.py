@@ -96,18 +96,19 @@ def test_every_job_ends_once_and_only_the_guilty_die(url, database, phantoms):
     assert deaths >= 3 * len(KILLERS) + len(UNLUCKY)
 
     guilty = {f"1.2.{number}.1" for number in KILLERS | RAISERS}
-    s, r = schema.series.c, schema.result.c
+    s, r, place = schema.series.c, schema.result.c, schema.screening.c
     with database.read() as connection:
         jobs = sa.select(schema.job.c.state, s.series_instance_uid).join_from(schema.job, schema.series)
         ended = {(state, uid in guilty) for state, uid in connection.execute(jobs)}
         results = sa.select(s.series_instance_uid).join(schema.result).where(r.is_current)
         current = connection.execute(results).scalars().all()
-        aside = sa.select(s.series_instance_uid, s.reason).where(s.state == SeriesState.SET_ASIDE)
+        aside = sa.select(s.series_instance_uid, place.reason).join_from(schema.screening, schema.series)
+        aside = aside.where(place.state == SeriesState.SET_ASIDE)
         reasons = dict(iter(connection.execute(aside)))
     assert reasons == dict.fromkeys(guilty, Reason.ANALYSIS_FAILED)
     assert ended == {(JobState.DONE, False), (JobState.DEAD, True)}
     assert len(current) == len(set(current)) == SERIES - len(guilty)
     assert phantoms.count(database, schema.result) == SERIES - len(guilty)
-    assert phantoms.count(database, schema.series, s.state == SeriesState.DONE) == SERIES - len(guilty)
+    assert phantoms.count(database, schema.screening, place.state == SeriesState.DONE) == SERIES - len(guilty)
     assert phantoms.count(database, schema.outbox) == SERIES - len(guilty)
     assert phantoms.count(database, schema.vertebra) == 3 * (SERIES - len(guilty))

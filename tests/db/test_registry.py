@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from db import schema
+from db import schema, series
 from db.overview import events
 from db.queue import claim
 from db.registry import (
@@ -238,3 +238,22 @@ def test_registration_of_a_large_batch(database, phantoms):
     assert sum(told.is_new for told in phantoms.arrive(database, *arrivals)) == 4 * 599
     with database.begin() as connection:
         assert not any(told.is_new for told in register_instances(connection, arrivals[::-1]))
+
+
+def test_a_series_stands_towards_each_program_by_itself(database, phantoms):
+    """There is one program yet; the rows of another are made by hand."""
+    phantoms.waiting(database)
+    (claimed,) = phantoms.claim(database)
+    other = "SELECT count(*) FROM screening WHERE program = 'another' AND state = 'waiting'"
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO screening (series_id, program, state, selected, detail)"
+            " SELECT id, 'another', 'waiting', true, '' FROM series"
+        )
+        complete(connection, claimed, phantoms.result(claimed.series))
+        series.withdraw_results(connection, [1], Program.VERTEBRAL)
+        assert connection.exec_driver_sql(other).scalar_one() == 1
+    vertebral = schema.screening.c.program == Program.VERTEBRAL
+    assert phantoms.count(database, schema.screening, vertebral, schema.screening.c.state == SeriesState.DONE) == 1
+    phantoms.arrive(database, *phantoms.series(instances=[9]))
+    assert phantoms.count(database, schema.screening) == 0

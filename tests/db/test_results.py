@@ -6,12 +6,24 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from db import schema
+from db import results, schema
 from db.connection import StatementFailed
 from db.queue import reap
 from db.results import complete, current_result
 from db.schema import SeriesState
-from engine.records import BoneFinding, Evaluation, Measurement, Quantity, Reason, VertebralLevel
+from engine.records import (
+    CLASSES,
+    BoneFinding,
+    Calibration,
+    CalibrationMethod,
+    ClassProbability,
+    Evaluation,
+    Measurement,
+    Quantity,
+    Reason,
+    ReferenceMaterial,
+    VertebralLevel,
+)
 
 
 def test_a_result_comes_back_as_it_was_given(database, phantoms):
@@ -23,6 +35,81 @@ def test_a_result_comes_back_as_it_was_given(database, phantoms):
     with database.read() as connection:
         assert current_result(connection, "1.2.1.1") == given
         assert current_result(connection, "1.2.404.1") is None
+
+
+def everything(full):
+    """A result that uses all that the records can say."""
+    l1 = VertebralLevel.L1
+    areal, score = Quantity.AREAL_BMD, Quantity.TRABECULAR_BONE_SCORE
+    more = (
+        Measurement(Quantity.CALIBRATED_BMD, 88.5, l1, "spine@1.0"),
+        Measurement(areal, 0.81, None, "areal@1.0"),
+        Measurement(score, 1.29, None, "tbs@1.0"),
+    )
+    findings = (
+        Evaluation(BoneFinding.OSTEOPENIA, None, "yam@1", areal),
+        Evaluation(BoneFinding.IMPAIRED_MICROARCHITECTURE, None, "tbs-131@1", score),
+    )
+    network, table = CalibrationMethod.NETWORK, CalibrationMethod.SITE_TABLE
+    return replace(
+        full,
+        measurements=(*full.measurements[:4], more[0], *full.measurements[4:], *more[1:]),
+        evaluations=full.evaluations + findings,
+        class_probabilities=tuple(
+            ClassProbability(finding, value, level, "classes@1")
+            for level in (l1, None)
+            for finding, value in zip(CLASSES, (0.25, 0.5, 0.25), strict=True)
+        ),
+        areal_levels=(l1, VertebralLevel.L2),
+        calibrated_levels=(l1,),
+        calibrations=(
+            Calibration(Quantity.VOLUMETRIC_BMD, network, "bmd@2.0", ReferenceMaterial.K2HPO4, 1.0, 0.0),
+            Calibration(
+                Quantity.CALIBRATED_BMD, table, "CT 1 of 2026", ReferenceMaterial.HA, 0.8, -12.5, ("kvp", "field")
+            ),
+        ),
+    )
+
+
+def test_all_that_the_records_can_say_comes_back(database, phantoms):
+    phantoms.waiting(database)
+    (claimed,) = phantoms.claim(database)
+    given = everything(phantoms.result(claimed.series))
+    with database.begin() as connection:
+        assert complete(connection, claimed, given)
+    with database.read() as connection:
+        found = current_result(connection, "1.2.1.1")
+    assert found is not None
+    assert set(found.measurements) == set(given.measurements)
+    assert replace(found, measurements=given.measurements) == given
+
+
+def test_a_quantity_without_a_column_lies_in_the_side_table(database, phantoms, monkeypatch):
+    columns = tuple(quantity for quantity in results._COLUMNS if quantity is not Quantity.CALIBRATED_BMD)
+    monkeypatch.setattr(results, "_COLUMNS", columns)
+    phantoms.waiting(database)
+    (claimed,) = phantoms.claim(database)
+    given = everything(phantoms.result(claimed.series))
+    with database.begin() as connection:
+        assert complete(connection, claimed, given)
+    with database.read() as connection:
+        found = current_result(connection, "1.2.1.1")
+        (row,) = connection.execute(sa.select(schema.extra_measurement)).all()
+    assert (row.quantity, row.value, row.finding_site) == ("calibrated_bmd", 88.5, VertebralLevel.L1)
+    assert found is not None
+    assert set(found.measurements) == set(given.measurements)
+
+
+def test_runs_and_policies_are_kept_once(database, phantoms):
+    phantoms.waiting(database, studies=2)
+    for claimed in phantoms.claim(database, 2):
+        with database.begin() as connection:
+            assert complete(connection, claimed, phantoms.result(claimed.series))
+    with database.read() as connection:
+        (run,) = connection.execute(sa.select(schema.run)).all()
+        assert (run.owner, run.results, run.engine_version) == ("tests", 2, "0.1.0")
+        assert connection.execute(sa.select(schema.policy.c.name)).scalars().all() == ["acr@1"]
+        assert set(connection.execute(sa.select(schema.result.c.run_id)).scalars()) == {run.id}
 
 
 def test_a_result_without_a_density_keeps_its_reason(database, phantoms):

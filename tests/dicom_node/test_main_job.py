@@ -192,7 +192,8 @@ class Run:
     def end(self, study: str) -> tuple[str, str | None]:
         """(state, reason) of the study's one series; the result's reason where there is one."""
         ((state, aside, withheld),) = self.ask(
-            "SELECT s.state, s.reason, r.reason FROM series s JOIN study t ON t.id = s.study_id "
+            "SELECT p.state, p.reason, r.reason FROM screening p JOIN series s ON s.id = p.series_id "
+            "JOIN study t ON t.id = s.study_id "
             "LEFT JOIN result r ON r.series_id = s.id AND r.is_current WHERE t.study_instance_uid = ?",
             study,
         )
@@ -315,13 +316,13 @@ def wait_until_ended(run: Run, process: "subprocess.Popen[bytes]", series: int) 
             most = max(most, sum(sizes) / 2**20)
         with suppress(sqlite3.OperationalError):
             ((ended, left),) = run.ask(
-                "SELECT (SELECT COUNT(*) FROM series WHERE state IN ('done', 'set_aside')), "
+                "SELECT (SELECT COUNT(*) FROM screening WHERE state IN ('done', 'set_aside')), "
                 "(SELECT COUNT(*) FROM outbox WHERE state IN ('ready', 'leased'))"
             )
             if ended >= series and left == 0:
                 return most
         time.sleep(0.3)
-    raise AssertionError(f"not all series ended: {run.ask('SELECT state, COUNT(*) FROM series GROUP BY state')}")
+    raise AssertionError(f"not all series ended: {run.ask('SELECT state, COUNT(*) FROM screening GROUP BY state')}")
 
 
 def objects(run: Run, case: str, sop_class: str) -> list[Dataset]:

@@ -214,7 +214,7 @@ def wait_for(condition: Callable[[], bool], node: Node, timeout_s: float) -> Non
     raise AssertionError(f"not reached in {timeout_s} s; kills so far: {dict(node.kills)}")
 
 
-ENDED = "SELECT COUNT(*) FROM series WHERE state IN ('done', 'set_aside')"
+ENDED = "SELECT COUNT(*) FROM screening WHERE state IN ('done', 'set_aside')"
 LEASED = "SELECT COUNT(*) FROM job WHERE state = 'leased'"
 RESULTS = "SELECT COUNT(*) FROM result"
 ON_THE_WAY = "SELECT COUNT(*) FROM outbox WHERE state = 'leased'"
@@ -315,9 +315,9 @@ def test_no_half_file_is_left(aftermath: Aftermath) -> None:
 
 def test_every_series_ends_in_one_current_result_or_one_reason(aftermath: Aftermath) -> None:
     ends = aftermath.node.ask(
-        "SELECT s.id, s.state, s.reason, "
+        "SELECT s.id, p.state, p.reason, "
         "(SELECT COUNT(*) FROM result r WHERE r.series_id = s.id AND r.is_current AND r.revision = s.revision) "
-        "FROM series s"
+        "FROM series s LEFT JOIN screening p ON p.series_id = s.id"
     )
     assert len(ends) == STUDIES
     for _, state, reason, current in ends:

@@ -189,10 +189,17 @@ def test_a_repeat_writes_the_same_objects(whole: Memory, analysis: Analysis):
     whole.worker(Does(repeat(analysis))).run(until_idle=True)
     first = sorted(path.name for path in (whole.spool.folder / "outgoing").rglob("*.dcm"))
     with whole.database.begin() as connection:  # as if the worker had died before the result was written down
-        for table in (schema.outbox, schema.quality_flag, schema.vertebra, schema.result_model, schema.result):
+        for table in (
+            schema.population,
+            schema.outbox,
+            schema.quality_flag,
+            schema.vertebra,
+            schema.result_model,
+            schema.result,
+        ):
             connection.execute(sa.delete(table))
         connection.execute(sa.update(schema.job).values(state="ready"))
-        connection.execute(sa.update(schema.series).values(state="waiting"))
+        connection.execute(sa.update(schema.screening).values(state="waiting"))
     assert whole.worker(Does(repeat(analysis))).run(until_idle=True) == 1
     assert sorted(path.name for path in (whole.spool.folder / "outgoing").rglob("*.dcm")) == first
     assert whole.explained().state == "done"

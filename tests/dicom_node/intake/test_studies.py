@@ -45,7 +45,10 @@ def receive(database, make_ct, encode):
 
 def states(database) -> dict[str, tuple[str, str | None]]:
     with database.read() as connection:
-        found = connection.exec_driver_sql("SELECT series_instance_uid, state, reason FROM series")
+        found = connection.exec_driver_sql(
+            "SELECT series_instance_uid, coalesce(state, 'receiving'), reason"
+            " FROM series LEFT JOIN screening ON series_id = id"
+        )
         return {uid: (state, reason) for uid, state, reason in found}
 
 
