@@ -113,7 +113,6 @@ class EventLine:
 
 def counts(connection: sa.Connection) -> Counts:
     """How many there are of everything, by state."""
-    unfinished = job.c.state.in_((JobState.READY, JobState.LEASED))
     unsent = outbox.c.state.in_((ObjectState.READY, ObjectState.LEASED))
     return Counts(
         studies=_by(connection, study.c.state),
@@ -125,9 +124,24 @@ def counts(connection: sa.Connection) -> Counts:
         refusals=_by(connection, refusal.c.reason),
         instances=connection.execute(sa.select(sa.func.count(instance.c.id))).scalar_one(),
         instance_bytes=int(connection.execute(sa.select(sa.func.sum(instance.c.size_bytes))).scalar_one() or 0),
-        oldest_job_s=_age_of_oldest(connection, job.c.created_at, unfinished),
+        oldest_job_s=oldest_job_s(connection),
         oldest_object_s=_age_of_oldest(connection, outbox.c.created_at, unsent),
     )
+
+
+def oldest_job_s(connection: sa.Connection) -> float | None:
+    """How long the oldest unfinished job has waited; None: there is none."""
+    return _age_of_oldest(connection, job.c.created_at, job.c.state.in_((JobState.READY, JobState.LEASED)))
+
+
+def stage_seconds(connection: sa.Connection, latest: int = 100) -> dict[str, float]:
+    """What each stage of an analysis took, in the mean over the latest results."""
+    sums: dict[str, list[float]] = {}
+    query = sa.select(result.c.stage_seconds).order_by(result.c.id.desc()).limit(latest)
+    for stages in connection.execute(query).scalars():
+        for stage, seconds in stages:
+            sums.setdefault(stage, []).append(seconds)
+    return {stage: sum(values) / len(values) for stage, values in sums.items()}
 
 
 def explain(

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from db.connection import DatabaseOptions
-from dicom_node.intake.receiver import ReceiverOptions
+from dicom_node.intake.options import ReceiverOptions, TlsOptions
 from dicom_node.intake.registrar import RegistrarOptions
 from dicom_node.intake.studies import StudyOptions
 from dicom_node.logs import LogOptions
+from dicom_node.metrics import MetricsOptions
 from dicom_node.report.options import ReportOptions
 from dicom_node.sender import SenderOptions
 from dicom_node.spool import SpoolOptions
@@ -47,6 +48,7 @@ class NodeConfig:
     report: ReportOptions = field(default_factory=ReportOptions)
     sender: SenderOptions = field(default_factory=SenderOptions)
     logs: LogOptions = field(default_factory=LogOptions)
+    metrics: MetricsOptions = field(default_factory=MetricsOptions)
 
     def __post_init__(self) -> None:
         """Refuse a missing name."""
@@ -133,5 +135,9 @@ def _placed(config: NodeConfig, folder: Path) -> NodeConfig:
         database=replace(config.database, url=url),
         spool=replace(config.spool, folder=place(config.spool.folder)),
         runtime=replace(config.runtime, models=place(config.runtime.models)),
+        receiver=replace(
+            config.receiver,
+            tls=TlsOptions(*(place(getattr(config.receiver.tls, name)) for name in TlsOptions.__slots__)),
+        ),
         logs=replace(config.logs, file=place(config.logs.file)),
     )

@@ -21,6 +21,8 @@ from db import overview
 from db.connection import Database, open_database, shown_url
 from db.migrate import expected_version, schema_version
 from dicom_node.config import NodeConfig, site_key
+from dicom_node.intake.options import ReceiverOptions, TlsOptions
+from dicom_node.intake.receiver import server_context
 from dicom_node.sender import echo
 from dicom_node.spool import MIB, Spool
 from engine.errors import DeploymentError, PeerError
@@ -146,9 +148,41 @@ def _front_door(config: NodeConfig) -> Iterator[Check]:
     where = f"{options.host}, port {options.port}"
     yield Check("front door", *_listening(options.host, options.port, where))
     callers = ", ".join(options.calling_ae_titles) or "anybody"
-    called = options.ae_title if options.check_called_ae_title else f"{options.ae_title}, or any other"
+    called = ", ".join(options.called_ae_titles) or f"{options.ae_title}, or any other"
     told = f"calls itself {options.ae_title}; may be called {called}; {callers} may send"
     yield Check("AE titles", State.OK, told)
+    yield _who_may_connect(options)
+    yield from _tls(options.tls)
+
+
+def _who_may_connect(options: ReceiverOptions) -> Check:
+    if options.allowed_networks:
+        return Check("allowed networks", State.OK, ", ".join(options.allowed_networks))
+    if options.tls.client_authorities:
+        return Check("allowed networks", State.OK, "any, with a certificate that is known here")
+    if options.host in ("127.0.0.1", "::1", "localhost"):
+        return Check("allowed networks", State.OK, "this machine alone, as it listens nowhere else")
+    told = "none are given: any machine that gets here may send, as AE titles are no authentication"
+    return Check("allowed networks", State.NOTE, f"{told}; see 'receiver.allowed_networks'")
+
+
+def _tls(options: TlsOptions) -> Iterator[Check]:
+    if not options.certificate:
+        yield Check("TLS", State.NOTE, "off: patients' data can be read on the way; see 'receiver.tls'")
+        return
+    try:
+        server_context(options)
+    except DeploymentError as bad:
+        yield Check("TLS", State.WRONG, str(bad))
+        return
+    clients = (
+        "a client certificate is asked for" if options.client_authorities else "no client certificate is asked for"
+    )
+    exposed = Path(options.key).stat().st_mode & 0o077
+    if exposed:
+        yield Check("TLS", State.WRONG, "others can read the private key; chmod 600 it")
+    else:
+        yield Check("TLS", State.OK, f"on; {clients}")
 
 
 def _listening(host: str, port: int, where: str) -> tuple[State, str]:

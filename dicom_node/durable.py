@@ -8,9 +8,10 @@ flushed. A flush is what costs; `GroupSync` lets threads that wait for the same 
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
@@ -23,19 +24,104 @@ def write_new(path: Path, content: bytes, durable: bool = True) -> None:
     Raises:
         OSError: it exists, or the disk does not take it.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    file = Aside(path)
     try:
-        left = memoryview(content)
-        while left:
-            left = left[os.write(descriptor, left) :]
+        file.write([content])
         if durable:
-            os.fdatasync(descriptor)
-    except BaseException:
-        with suppress(OSError):
-            path.unlink()
-        raise
+            file.flush()
+        file.keep()
     finally:
+        file.close()
+
+
+MOST_PIECES = 1024
+"""That one call writes (IOV_MAX of Linux)."""
+
+COMPARED_AT_ONCE = 1024 * 1024
+
+
+class Aside:
+    """A file that is written under a name for the time being; closed without a better one, it is gone."""
+
+    def __init__(self, path: Path) -> None:
+        """Make it.
+
+        Raises:
+            OSError: it exists, or the disk does not take it.
+        """
+        self.path = path
+        self.size_bytes = 0
+        self._stays = False
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append, in few calls of the operating system.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        for first in range(0, len(pieces), MOST_PIECES):
+            some = pieces[first : first + MOST_PIECES]
+            size_bytes = sum(map(len, some))
+            wrote = os.writev(self._descriptor, some) if len(some) > 1 else os.write(self._descriptor, some[0])
+            if wrote < size_bytes:  # it takes a part, and the rest or an error at the next call
+                left = memoryview(b"".join(some))[wrote:]
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            self.size_bytes += size_bytes
+
+    def flush(self) -> None:
+        """Make its bytes durable."""
+        os.fdatasync(self._descriptor)
+
+    def open(self) -> BufferedReader:
+        """What was written, to be read from its beginning."""
+        return self.path.open("rb")
+
+    def is_same_as(self, other: Path) -> bool | None:
+        """Whether another file has exactly these bytes; None: there is no other."""
+        try:
+            with other.open("rb") as theirs:
+                if os.fstat(theirs.fileno()).st_size != self.size_bytes:
+                    return False
+                with self.open() as ours:
+                    while piece := ours.read(COMPARED_AT_ONCE):
+                        if piece != theirs.read(COMPARED_AT_ONCE):
+                            return False
+        except FileNotFoundError:
+            return None
+        return True
+
+    def name(self, final: Path) -> bool:
+        """Give it its name; False: the name is taken, and what bears it stays as it is.
+
+        Raises:
+            OSError: the disk does not take the name.
+        """
+        try:
+            os.link(self.path, final)  # a rename would replace what is there
+        except FileExistsError:
+            return False
+        return True
+
+    def move(self, final: Path) -> None:
+        """Give it a name, whatever bore it before."""
+        self.path.rename(final)
+        self._stays = True
+
+    def keep(self) -> None:
+        """Its name for the time being is the right one."""
+        self._stays = True
+
+    def close(self) -> None:
+        """Let go of it. May be called again."""
+        if self._descriptor < 0:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
+        if not self._stays:
+            with suppress(OSError):
+                self.path.unlink()
 
 
 def settle(paths: Iterable[Path], up_to: Path) -> None:

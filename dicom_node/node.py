@@ -27,8 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from db import overview
 from db.connection import Database, open_database
 from db.migrate import upgrade
+from dicom_node import metrics
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
@@ -64,7 +66,8 @@ def receive(config: NodeConfig, ready: Ready) -> None:
         _database(config) as database,
         Spool(config.spool) as spool,
         Registrar(database, spool, key, config.registrar) as registrar,
-        Receiver(config.receiver, spool, registrar, key) as receiver,
+        Receiver(config.receiver, spool, registrar, key, lambda: _queue_age_s(database)) as receiver,
+        _metrics(config, database, spool, registrar),
     ):
         closer = threading.Thread(target=_close_studies, args=(database, config, registrar, stop), name="closer")
         closer.start()
@@ -270,6 +273,29 @@ def _database(config: NodeConfig) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def _queue_age_s(database: Database) -> float | None:
+    with database.read() as connection:
+        return overview.oldest_job_s(connection)
+
+
+@contextmanager
+def _metrics(config: NodeConfig, database: Database, spool: Spool, registrar: Registrar) -> Iterator[None]:
+    """The endpoint of metrics, where it is wanted; it stands with the receiver, which is always there."""
+
+    def ask() -> metrics.Gauges:
+        with database.read() as connection:
+            counts, stages = overview.counts(connection), overview.stage_seconds(connection)
+        return metrics.gauges(counts, stages, spool.free_bytes(), registrar.backlog)
+
+    try:
+        with metrics.served(config.metrics, ask):
+            yield
+    except OSError as bad:
+        raise DeploymentError(
+            f"metrics can't be served ({bad.strerror}); see 'metrics.host' and 'metrics.port'"
+        ) from None
 
 
 def _close_studies(database: Database, config: NodeConfig, registrar: Registrar, stop: threading.Event) -> None:

@@ -22,14 +22,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, GroupSync, settle, sync_folder, write_new
+from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, GroupSync, settle, sync_folder, write_new
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
 
@@ -141,16 +141,49 @@ class Spool:
         Raises:
             StorageFull: the disk does not take it; nothing of it is left, and a later attempt may succeed.
         """
+        with closing(self.begin()) as aside:
+            self.write(aside, [content])
+            path, arrival = self.keep(sop_instance_uid, aside)
+        return Stored(path, hashlib.sha256(content).hexdigest(), len(content), arrival)
+
+    def begin(self) -> Aside:
+        """A file to write an instance to; closed without having been kept, nothing is left of it.
+
+        Raises:
+            StorageFull: the disk does not take it, or has less than its reserve left.
+        """
+        with _as_storage_full():
+            self._need_room(0)
+            return Aside(self._partial / str(next(self._numbers)))
+
+    def write(self, aside: Aside, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append to it.
+
+        Raises:
+            StorageFull: the disk does not take it.
+        """
+        with _as_storage_full():
+            self._need_room(sum(map(len, pieces)))
+            aside.write(pieces)
+
+    def keep(self, sop_instance_uid: str, aside: Aside) -> tuple[Path, Arrival]:
+        """Keep an instance that is written whole. Unless it conflicts, it is durable, bytes and name, at the return.
+
+        Args:
+            sop_instance_uid: already known to be a UID.
+
+        Raises:
+            StorageFull: the disk does not take it; once closed nothing of it is left, and a later attempt may succeed.
+        """
         final = self.place_of(sop_instance_uid)
         with _as_storage_full():
-            same = _same(final, content)
+            same = aside.is_same_as(final)
             if same is None:
-                self._need_room(len(content))
-                same = self._add(final, content)
+                aside.flush()
+                same = None if aside.name(final) else aside.is_same_as(final)
             if same is not False:
                 self._sync.sync(final.parent)  # a repeated one too: who stored it first may not be this far yet
-        arrival = {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
-        return Stored(final, hashlib.sha256(content).hexdigest(), len(content), arrival)
+        return final, {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
 
     def incoming(self) -> Iterator[Path]:
         """Every stored instance, in no order."""
@@ -177,11 +210,26 @@ class Spool:
 
         Its sender keeps it, so nothing here must be durable, and a full disk is no error.
         """
+        with suppress(OSError, StorageFull), closing(self.begin()) as aside:
+            self.write(aside, [content])
+            self._put_aside(aside, refusal)
+        self._note(refusal)
+
+    def turn_away(self, aside: Aside | None, refusal: Refusal) -> None:
+        """The same of an object that is written already; None: the disk did not take it."""
+        if aside is not None:
+            with suppress(OSError):
+                self._put_aside(aside, refusal)
+        self._note(refusal)
+
+    def _put_aside(self, aside: Aside, refusal: Refusal) -> None:
         kept = self._conflict if refusal.reason is Reason.INSTANCE_CONFLICT else self._refused
+        with aside.open() as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        kept.add(f"{sha256}.dcm", aside)
+
+    def _note(self, refusal: Refusal) -> None:
         notes = self.folder / "refusals"
-        with suppress(OSError, StorageFull):
-            self._need_room(len(content))
-            kept.add(f"{hashlib.sha256(content).hexdigest()}.dcm", content)
         with suppress(OSError):
             if sum(1 for _ in notes.iterdir()) < self.options.most_refused:
                 aside = self._write_aside(json.dumps(asdict(refusal)).encode(), durable=False)
@@ -219,18 +267,6 @@ class Spool:
         with _as_storage_full():
             settle(paths, up_to=self.folder)
 
-    def _add(self, final: Path, content: bytes) -> bool | None:
-        """Write aside, make durable, name; None. If another came first: what `_same` says."""
-        aside = self._write_aside(content, durable=True)
-        try:
-            os.link(aside, final)  # a rename would replace what is there
-        except FileExistsError:
-            return _same(final, content)
-        finally:
-            with suppress(OSError):
-                aside.unlink()
-        return None
-
     def _write_aside(self, content: bytes, durable: bool) -> Path:
         aside = self._partial / str(next(self._numbers))
         write_new(aside, content, durable)
@@ -260,18 +296,18 @@ class _BoundedFolder:
         self._sizes = {name: size_bytes for _, name, size_bytes in found}  # the oldest first
         self._bytes = sum(self._sizes.values())
 
-    def add(self, name: str, content: bytes) -> None:
+    def add(self, name: str, aside: Aside) -> None:
+        size_bytes = aside.size_bytes
         with self._lock:
-            if name in self._sizes or len(content) > self._most_bytes or not self._most_files:
+            if name in self._sizes or size_bytes > self._most_bytes or not self._most_files:
                 return
-            while len(self._sizes) >= self._most_files or self._bytes + len(content) > self._most_bytes:
+            while len(self._sizes) >= self._most_files or self._bytes + size_bytes > self._most_bytes:
                 oldest = next(iter(self._sizes))
                 (self._folder / oldest).unlink(missing_ok=True)
                 self._bytes -= self._sizes.pop(oldest)
-            with suppress(FileExistsError):  # another process kept the same
-                write_new(self._folder / name, content, durable=False)
-            self._sizes[name] = len(content)
-            self._bytes += len(content)
+            aside.move(self._folder / name)  # perhaps over the same, that another process kept
+            self._sizes[name] = size_bytes
+            self._bytes += size_bytes
 
 
 def _claim_partial(folder: Path) -> tuple[Path, int]:
@@ -295,15 +331,6 @@ def _claim_partial(folder: Path) -> tuple[Path, int]:
     finally:
         os.close(door)
     return mine, claim
-
-
-def _same(path: Path, content: bytes) -> bool | None:
-    """Whether a file has exactly these bytes; None: there is no file."""
-    try:
-        with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_size == len(content) and file.read() == content
-    except FileNotFoundError:
-        return None
 
 
 @contextmanager

@@ -10,6 +10,9 @@ import struct
 IMPLEMENTATION_CLASS_UID = "2.25.215912206284098146437735613083842651317"
 """Ours, made of a random UUID (PS3.5 B.2). Never changed: it stands in every file that is compared."""
 
+IMPLEMENTATION_VERSION_NAME = "TRABECULA"
+"""Told in negotiation; not written to files, where it would change their bytes with each version."""
+
 _FILE_META_INFORMATION_VERSION = b"\x00\x01"
 
 
@@ -21,6 +24,11 @@ def dicom_file(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: s
 
     Source: DICOM PS3.10 section 7.1.
     """
+    return file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid) + data_set
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """What stands before the data set: preamble and file meta information."""
     elements = b"".join(
         (
             struct.pack("<HH2sHI2s", 2, 1, b"OB", 0, 2, _FILE_META_INFORMATION_VERSION),
@@ -31,7 +39,7 @@ def dicom_file(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: s
         )
     )
     group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements))
-    return b"".join((bytes(128), b"DICM", group_length, elements, data_set))
+    return b"".join((bytes(128), b"DICM", group_length, elements))
 
 
 def _uid(element: int, uid: str) -> bytes:

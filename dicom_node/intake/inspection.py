@@ -6,7 +6,9 @@ No pixel is decoded. What is accepted here can be registered; whether it can be 
 
 from dataclasses import dataclass
 from io import BytesIO
+from typing import BinaryIO
 
+from dicom_node.intake.services import IMAGES
 from engine.errors import ScreeningError, UnreadableInstance
 from engine.loading.elements import Elements, fragments, read_elements
 from engine.loading.headers import header_from
@@ -32,12 +34,22 @@ def inspect(content: bytes, command: Command, pseudonym_key: bytes) -> InstanceH
         UnreadableInstance: its header can't be read, lacks an identifier or has one that is no UID; the command speaks
             of another instance; or the pixel data are cut short or missing.
     """
-    elements, header = read_content(content, pseudonym_key)
+    return inspect_file(BytesIO(content), len(content), command, pseudonym_key)
+
+
+def inspect_file(file: BinaryIO, size_bytes: int, command: Command, pseudonym_key: bytes) -> InstanceHeader:
+    """The same of an open file; its pixels are not read.
+
+    Raises:
+        UnreadableInstance: likewise.
+    """
+    elements, header = read_file(file, size_bytes, pseudonym_key)
     if header.sop_instance_uid != command.sop_instance_uid:
         raise UnreadableInstance(Reason.COMMAND_MISMATCH, "command and data set name different instances")
     if not header.sop_class_uid == command.sop_class_uid == command.abstract_syntax:
         raise UnreadableInstance(Reason.COMMAND_MISMATCH, "command, context and data set name different SOP classes")
-    _refuse_cut_pixels(content, elements)
+    if header.sop_class_uid in IMAGES:
+        _refuse_cut_pixels(file, size_bytes, elements)
     return header
 
 
@@ -47,8 +59,17 @@ def read_content(content: bytes, pseudonym_key: bytes) -> tuple[Elements, Instan
     Raises:
         UnreadableInstance: it can't be read, lacks an identifier or has one that is no UID.
     """
+    return read_file(BytesIO(content), len(content), pseudonym_key)
+
+
+def read_file(file: BinaryIO, size_bytes: int, pseudonym_key: bytes) -> tuple[Elements, InstanceHeader]:
+    """The same of an open file.
+
+    Raises:
+        UnreadableInstance: likewise.
+    """
     try:
-        elements = read_elements(BytesIO(content), len(content))
+        elements = read_elements(file, size_bytes)
         return elements, header_from(elements, pseudonym_key)
     except ScreeningError:
         raise
@@ -56,16 +77,16 @@ def read_content(content: bytes, pseudonym_key: bytes) -> tuple[Elements, Instan
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
 
 
-def _refuse_cut_pixels(content: bytes, elements: Elements) -> None:
-    """All that is taken are images. One whose pixels end too early was cut on the way, and can be sent again."""
+def _refuse_cut_pixels(file: BinaryIO, size_bytes: int, elements: Elements) -> None:
+    """An image whose pixels end too early was cut on the way, and can be sent again."""
     pixels = elements.pixel_data
     if pixels is None:
         raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the data set ends before its pixel data")
     if pixels.length is not None:
-        if pixels.offset + pixels.length > len(content):
+        if pixels.offset + pixels.length > size_bytes:
             raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the pixel data are cut short")
         return
     try:
-        fragments(BytesIO(content), len(content), pixels)
+        fragments(file, size_bytes, pixels)
     except UnreadableInstance:
         raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the fragments of the pixel data are cut short") from None

@@ -85,6 +85,11 @@ class Registrar:
             self._changed.notify_all()
         self._thread.join(timeout_s)
 
+    @property
+    def backlog(self) -> int:
+        """Instances that were offered and are no rows yet."""
+        return len(self._waiting)
+
     def offer(self, arrival: Arrival) -> None:
         """Register an instance soon. Returns at once; never fails."""
         with self._changed:

@@ -124,6 +124,21 @@ def test_who_may_send_is_told(tmp_path: Path):
     assert "CT1, CT2 may send" in told
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("host = '0.0.0.0'", "none are given"),
+        ("host = '0.0.0.0'\nallowed_networks = ['10.1.0.0/16']", "10.1.0.0/16"),
+        ("", "this machine alone"),
+    ],
+)
+def test_a_door_that_is_open_to_any_machine_is_noted(tmp_path: Path, more: str, told: str):
+    (tmp_path / "node.toml").write_text(f"[receiver]\nport = 0\n{more}")
+    check = found(read_config(tmp_path / "node.toml"))["allowed networks"]
+    assert told in check.detail
+    assert (check.state is State.NOTE) == (told == "none are given")
+
+
 def test_a_database_of_another_version_is_wrong(tmp_path: Path):
     config = configured(tmp_path)
     with closing(open_database(config.database)) as database:

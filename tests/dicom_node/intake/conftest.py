@@ -19,7 +19,8 @@ from pynetdicom.dsutils import encode
 
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
-from dicom_node.intake.receiver import Receiver, ReceiverOptions
+from dicom_node.intake.options import ReceiverOptions
+from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar, RegistrarOptions
 from dicom_node.spool import Spool, SpoolOptions
 

@@ -18,7 +18,8 @@ from dicom_node.spool import Spool, SpoolOptions
 NODE = """
 import resource, sys, time
 from db.connection import DatabaseOptions, open_database
-from dicom_node.intake.receiver import Receiver, ReceiverOptions
+from dicom_node.intake.options import ReceiverOptions
+from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar, RegistrarOptions
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.spool import Spool, SpoolOptions

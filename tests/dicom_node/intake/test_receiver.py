@@ -26,8 +26,11 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
-from dicom_node.intake import receiver as room
-from dicom_node.intake.receiver import STATUSES, Receiver, ReceiverOptions
+from dicom_node.intake import acceptance as room
+from dicom_node.intake.acceptance import STATUSES
+from dicom_node.intake.options import ReceiverOptions
+from dicom_node.intake.receiver import Receiver
+from dicom_node.intake.services import SOP_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.logs import LogFormat, LogOptions, configure_logs
 from engine.errors import DeploymentError
 from engine.records import Reason
@@ -214,15 +217,15 @@ def test_a_full_spool_is_told_and_passes(door, make_ct, encode):
 def test_a_fault_of_ours_is_answered_and_the_association_lives(door, make_ct, encode):
     dataset = make_ct()
     peer = door.raw().associate()
-    key, door.receiver._pseudonym_key = door.receiver._pseudonym_key, b""
+    key, door.receiver.acceptance.pseudonym_key = door.receiver.acceptance.pseudonym_key, b""
     assert peer.store(encode(dataset), dataset.SOPInstanceUID) == 0xC1FF
     assert door.kept() == door.kept("refused") == []
-    door.receiver._pseudonym_key = key
+    door.receiver.acceptance.pseudonym_key = key
     assert peer.store(encode(dataset), dataset.SOPInstanceUID) == 0
 
 
 def test_only_what_is_listed_is_agreed_on(door):
-    wanted = [(uid, [syntax]) for uid in room.SOP_CLASSES[:4] for syntax in room.TRANSFER_SYNTAXES]
+    wanted = [(uid, [syntax]) for uid in SOP_CLASSES[:3] for syntax in TRANSFER_SYNTAXES]
     refused = [
         (MRImageStorage, [ExplicitVRLittleEndian]),
         (CTImageStorage, [DeflatedExplicitVRLittleEndian]),

@@ -1,0 +1,67 @@
+"""
+Whether the node can take more in: not with a disk that is nearly full, nor while the analysis is far behind.
+
+Asked for often, looked at rarely: an answer is good for a second, and comes back by itself when the pressure is gone.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from dicom_node.intake.options import ReceiverOptions
+from dicom_node.spool import MIB, Spool
+
+log = logging.getLogger(__name__)
+
+GOOD_FOR_S = 1.0  # our choice
+
+
+class Pressure:
+    """Called, it says why no more is taken in; empty if it is."""
+
+    def __init__(
+        self, options: ReceiverOptions, spool: Spool, queue_age_s: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """Hold what is needed.
+
+        Args:
+            queue_age_s: how long the oldest job that could run has waited; None: there is none.
+        """
+        self._options = options
+        self._spool = spool
+        self._queue_age_s = queue_age_s
+        self._lock = threading.Lock()
+        self._looked_at = float("-inf")
+        self._why = ""
+
+    def __call__(self) -> str:
+        """Why nothing is taken in just now, in at most 64 letters."""
+        with self._lock:
+            if time.monotonic() - self._looked_at >= GOOD_FOR_S:
+                before, self._why = self._why, self._look()
+                self._looked_at = time.monotonic()
+                if self._why and not before:
+                    log.error("nothing is taken in: %s", self._why)
+                elif before and not self._why:
+                    log.warning("instances are taken in again")
+            return self._why
+
+    def _look(self) -> str:
+        options = self._options
+        if options.watermark_mib:
+            try:
+                free_mib = self._spool.free_bytes() // MIB
+            except OSError:
+                return "the disk can't be looked at; try again later"
+            if free_mib < options.watermark_mib:
+                return f"{free_mib} MiB free, watermark {options.watermark_mib}; try again later"
+        if options.max_queue_age_s:
+            try:
+                age_s = self._queue_age_s()
+            except Exception as bad:  # a database that is down keeps nobody out: the spool takes it
+                log.warning("the age of the queue can't be asked for: %s", bad)
+                age_s = None
+            if age_s is not None and age_s > options.max_queue_age_s:
+                return f"the analysis is {age_s:.0f} s behind; try again later"
+        return ""
