@@ -8,6 +8,7 @@ rule or a network can be asked whether it saw it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def height_left(findings: Mapping[str, Sequence[Finding]], name: str) -> float:
     return share
 
 
-def painted(findings: Sequence[Finding]) -> dict[str, float]:
+def painted(findings: Sequence[Finding]) -> dict[str, Any]:
     """The fields of a Vertebra that findings set."""
     fields = {Kind.WEDGE: "wedge", Kind.BICONCAVE: "biconcave", Kind.CRUSH: "crush", Kind.BONE_ISLAND: "island",
               Kind.HAEMANGIOMA: "haemangioma", Kind.OSTEOPHYTES: "osteophyte", Kind.SCHMORL_NODE: "schmorl",
