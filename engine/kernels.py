@@ -23,7 +23,7 @@ MOST_THREADS = 8  # our choice: beyond it memory is the limit, not arithmetic
 
 def _compiled(function: Function) -> Function:
     """Compile at the first call. Where no folder can be written the code is kept for this process only."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         made: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # "no locator available": a read-only installation and a user without a home
@@ -161,3 +161,45 @@ def turn(
                         weight *= 1 - part[2]
                     total += weight * values[a, b, c]
                 out[k, j, i] = total
+
+
+@_compiled
+def to_hounsfield(
+    stored: NDArray[np.uint16],
+    bits: int,
+    signed: bool,
+    slope: float,
+    intercept: float,
+    padding: tuple[int, int],
+    limits: tuple[int, int],
+    out: NDArray[np.int16],
+) -> bool:
+    """Rescale one slice; returns whether all its stored values are the same.
+
+    Args:
+        stored: of any shape, contiguous; the lowest `bits` count, the highest of them is the sign if `signed`.
+        padding: first and last stored value that mean air; none, where the first is above the last.
+        limits: HU beyond which values are cut off; the lower one is air.
+        out: of the same shape, contiguous, and other memory; is overwritten.
+    """
+    source, target = stored.reshape(-1), out.reshape(-1)
+    unused = np.int32(32 - bits)
+    mask = np.int32((1 << bits) - 1)
+    first, last = np.int32(padding[0]), np.int32(padding[1])
+    low, high = np.int32(limits[0]), np.int32(limits[1])
+    lowest, highest = np.int32(2**31 - 1), np.int32(-(2**31))
+    whole = slope == 1.0 and intercept == np.rint(intercept) and abs(intercept) < 2**24
+    add = np.int32(intercept) if whole else np.int32(0)
+    for n in range(source.size):
+        value = np.int32(source[n])
+        value = np.int32(np.int32(value << unused) >> unused) if signed else np.int32(value & mask)
+        lowest, highest = min(lowest, value), max(highest, value)
+        if whole:
+            result = np.int32(value + add)
+        else:
+            exact = np.rint(np.float64(value) * slope + intercept)
+            result = np.int32(min(max(exact, np.float64(low)), np.float64(high)))
+        if first <= value <= last:
+            result = low
+        target[n] = np.int16(min(max(result, low), high))
+    return bool(lowest == highest)

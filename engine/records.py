@@ -203,7 +203,8 @@ class InstanceHeader:
     instance_number: int | None
     frame_of_reference_uid: str | None
     image_orientation_patient: tuple[float, ...] | None  # 6 cosines
-    image_position_patient: tuple[float, ...] | None  # mm
+    image_position_patient: tuple[float, ...] | None  # mm; of several frames: the first along their normal
+    last_position_patient: tuple[float, ...] | None = None  # mm; of several frames: the last along their normal
     station_name: str | None = None  # which of a site's scanners
     accession_key: str | None = None  # keyed hash of AccessionNumber
 
@@ -246,6 +247,12 @@ class SeriesRef:
     instances: tuple[InstanceRef, ...]
     station_name: str | None = None  # which of a site's scanners
     accession_key: str | None = None  # keyed hash of AccessionNumber
+    number_of_frames: int = 0  # of all instances together; 0: not told, one each
+
+    @property
+    def slice_count(self) -> int:
+        """How many slices there are: frames, not files."""
+        return self.number_of_frames or len(self.instances)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,23 +20,30 @@ from engine.records import Program, Reason, Selection, SeriesRef
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-JPEG_LS = "1.2.840.10008.1.2.4.80"
-JPEG_2000 = "1.2.840.10008.1.2.4.90"
-HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202")
+JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
 
-READABLE_TRANSFER_SYNTAXES = frozenset(
-    {IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, RLE, *JPEG_LOSSLESS, JPEG_LS, JPEG_2000, *HTJ2K}
-)
+NATIVE = frozenset({IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, DEFLATED, EXPLICIT_BIG_ENDIAN})
+"""Pixels that are not coded."""
+
+READABLE_TRANSFER_SYNTAXES = NATIVE | {RLE, *JPEG_LOSSLESS, *JPEG_LS, *JPEG_2000, *HTJ2K}
 """What the decoders of loading read; a test holds the two together."""
 
 LOSSY_TRANSFER_SYNTAXES = frozenset(
-    {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 59, 60, 61, 62, 63, 64, 81, 91, 93, 203)}
+    {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 59, 60, 61, 62, 63, 64, 93)}
     | {f"1.2.840.10008.1.2.4.{n}" for n in (100, 101, 102, 103, 104, 105, 106, 107, 108, 112)}
 )
-"""Those that may lose something (DICOM PS3.6 table A-1): most JPEG processes, near-lossless JPEG-LS,
-JPEG 2000, HTJ2K and JPEG XL without the promise to be lossless, and video."""
+"""Those that lose something (DICOM PS3.6 table A-1): most JPEG processes, multi-component JPEG 2000, JPEG XL without
+the promise to be lossless, and video."""
+
+MAYBE_LOSSY_TRANSFER_SYNTAXES = frozenset({JPEG_LS[1], JPEG_2000[1], HTJ2K[2]})
+"""Those that may lose something or not. They are read where LossyImageCompression says "00" and the stream itself says
+that it is lossless; who does not say so is taken for lossy."""
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MULTIFRAME_CT = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})  # enhanced, legacy converted
@@ -141,9 +148,14 @@ def kernel_class(series: SeriesRef) -> Kernel | None:
     return None
 
 
-def is_lossy(transfer_syntax_uid: str) -> bool:
-    """Whether pixels in this transfer syntax may differ from the scanner's."""
-    return transfer_syntax_uid in LOSSY_TRANSFER_SYNTAXES
+def is_lossy(transfer_syntax_uid: str, lossy_image_compression: str = "") -> bool:
+    """Whether pixels must be taken for others than the scanner's.
+
+    Args:
+        lossy_image_compression: "01" says that they are, whatever the transfer syntax; "00" that they are not.
+    """
+    maybe = transfer_syntax_uid in MAYBE_LOSSY_TRANSFER_SYNTAXES and lossy_image_compression != "00"
+    return lossy_image_compression == "01" or maybe or transfer_syntax_uid in LOSSY_TRANSFER_SYNTAXES
 
 
 def obliquity_degrees(image_orientation_patient: tuple[float, ...]) -> float | None:
@@ -187,12 +199,10 @@ def _by_kind(series: SeriesRef, options: SelectionOptions) -> tuple[Reason, str]
         return Reason.NOT_CT, "the modality is not CT"
     classes = Counter(instance.sop_class_uid for instance in series.instances)
     usual = min(classes, key=lambda uid: (-classes[uid], uid), default=CT_IMAGE)
-    if usual in MULTIFRAME_CT:
-        return Reason.MULTIFRAME_UNSUPPORTED, "enhanced multi-frame CT is not read yet"
     if usual == SECONDARY_CAPTURE or usual.startswith(f"{SECONDARY_CAPTURE}."):
         return Reason.NOT_PRIMARY, "secondary captures, though the modality says CT"
-    if usual != CT_IMAGE:
-        return Reason.NOT_CT, "the SOP class is not CT Image Storage"
+    if usual != CT_IMAGE and usual not in MULTIFRAME_CT:
+        return Reason.NOT_CT, "the SOP class is none of CT images"
     return None
 
 
@@ -208,7 +218,7 @@ def _by_image_type(series: SeriesRef, options: SelectionOptions) -> tuple[Reason
 
 
 def _by_pixels(series: SeriesRef, options: SelectionOptions) -> tuple[Reason, str] | None:
-    if series.lossy_image_compression or is_lossy(series.transfer_syntax_uid):
+    if series.lossy_image_compression or series.transfer_syntax_uid in LOSSY_TRANSFER_SYNTAXES:
         return Reason.LOSSY_COMPRESSION, "the pixels were compressed with loss"
     if series.transfer_syntax_uid not in READABLE_TRANSFER_SYNTAXES:
         return Reason.TRANSFER_SYNTAX_UNSUPPORTED, f"no decoder for {series.transfer_syntax_uid}"
@@ -234,7 +244,7 @@ def _by_slices(series: SeriesRef, options: SelectionOptions) -> tuple[Reason, st
     limit = options.max_slice_thickness_mm
     if coarseness is not None and coarseness > limit * 1.01:  # 1 %: thicknesses are printed rounded
         return Reason.SLICES_TOO_THICK, f"{coarseness:.2f} mm, at most {limit:g}"
-    count, extent = len(series.instances), series.extent_mm
+    count, extent = series.slice_count, series.extent_mm
     if count < options.min_slices:
         return Reason.TOO_FEW_SLICES, f"{count} slices, at least {options.min_slices}"
     if count < options.enough_slices and extent is not None and extent < options.min_extent_mm:
@@ -253,7 +263,7 @@ def _coarseness(series: SeriesRef) -> float | None:
 
     Apart means more than twice the thickness, so that a few slices that have not arrived don't look like it.
     """
-    count, thickness = len(series.instances), series.slice_thickness
+    count, thickness = series.slice_count, series.slice_thickness
     step = series.extent_mm / (count - 1) if series.extent_mm is not None and count > 1 else None
     if thickness is None or (step is not None and step > 2 * thickness):
         return step

@@ -44,8 +44,9 @@ def _series(members: Sequence[tuple[InstanceHeader, str]]) -> SeriesRef:
     alike = [header for (header, _), kind in zip(members, kinds, strict=True) if kind == usual]
     first = alike[0]
     normal = _normal(first.image_orientation_patient)
-    heights = {id(header): _height(header, normal) for header, _ in members}
+    heights = {id(header): _height(header.image_position_patient, normal) for header, _ in members}
     known = [height for header in alike if (height := heights[id(header)]) is not None]
+    known += [height for header in alike if (height := _height(header.last_position_patient, normal)) is not None]
     thicknesses = [header.slice_thickness for header in alike if header.slice_thickness is not None]
     tilts = [header.gantry_detector_tilt for header in alike if header.gantry_detector_tilt is not None]
     in_order = sorted(members, key=lambda item: _place(heights[id(item[0])], item[0], item[1]))
@@ -75,6 +76,7 @@ def _series(members: Sequence[tuple[InstanceHeader, str]]) -> SeriesRef:
         instances=tuple(InstanceRef(h.sop_instance_uid, h.sop_class_uid, path) for h, path in in_order),
         station_name=first.station_name,
         accession_key=first.accession_key,
+        number_of_frames=sum(header.number_of_frames for header, _ in members),
     )
 
 
@@ -97,11 +99,9 @@ def _normal(orientation: tuple[float, ...] | None) -> NDArray[np.float64] | None
     return None if orientation is None else np.cross(orientation[:3], orientation[3:])
 
 
-def _height(header: InstanceHeader, normal: NDArray[np.float64] | None) -> float | None:
-    """Where an image lies along the normal of its series, mm."""
-    if header.image_position_patient is None or normal is None:
-        return None
-    return float(np.dot(normal, header.image_position_patient))
+def _height(position: tuple[float, ...] | None, normal: NDArray[np.float64] | None) -> float | None:
+    """Where a point lies along the normal of its series, mm."""
+    return None if position is None or normal is None else float(np.dot(normal, position))
 
 
 def _place(height: float | None, header: InstanceHeader, path: str) -> tuple[Any, ...]:

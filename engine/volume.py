@@ -106,6 +106,7 @@ class Volume:
     hounsfield: NDArray[np.int16]  # (K, J, I), HU; host memory
     series_instance_uid: str
     sop_instance_uids: tuple[str, ...]  # K of them: which instance each slice k came from
+    frame_numbers: tuple[int, ...] = ()  # likewise: which frame of it, from 1; empty: each instance has one
 
 
 @dataclass(frozen=True, eq=False)

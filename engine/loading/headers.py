@@ -9,14 +9,16 @@ simply not there. The patient's identity ends here, in a keyed hash.
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from engine.errors import BadOption, ScreeningError, UnreadableInstance
-from engine.loading.elements import Elements, read_elements, refuse_transfer_syntax
-from engine.loading.tags import SEQUENCES, Tag
+from engine.loading.elements import Elements, read_elements
+from engine.loading.tags import Tag
 from engine.records import InstanceHeader, Reason
 from engine.selection import is_lossy
 from engine.series import series_of as series_of
@@ -92,27 +94,8 @@ def read_header(path: Path, pseudonym_key: bytes) -> InstanceHeader:
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
 
 
-def header_of(dataset: Any, transfer_syntax_uid: str, pseudonym_key: bytes) -> InstanceHeader:
-    """The same of a pydicom Dataset that is already in memory.
-
-    Args:
-        dataset: a pydicom Dataset; pixels are not needed. Raw elements are left unconverted.
-
-    Raises:
-        UnreadableInstance: as `read_header`.
-    """
-    refuse_transfer_syntax(transfer_syntax_uid)
-    try:
-        values = {int(tag): _raw_value(dataset, tag) for tag in Tag if tag in dataset}
-        return _header(Elements(transfer_syntax_uid, values), pseudonym_key)
-    except ScreeningError:
-        raise
-    except Exception as bad:
-        raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
-
-
 def header_from(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
-    """The same of elements that were walked already.
+    """The same as `read_header`, of elements that were walked already.
 
     Raises:
         UnreadableInstance: as `read_header`.
@@ -126,6 +109,41 @@ def header_from(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
 
 
 def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
+    if not elements.frames:
+        return _of_one_frame(elements, pseudonym_key)
+    return _of_all_frames([elements.frame(n) for n in range(len(elements.frames))], pseudonym_key)
+
+
+def _of_all_frames(frames: Sequence[Elements], pseudonym_key: bytes) -> InstanceHeader:
+    """An enhanced image says what its first frame says, its ends lie where the outermost frames do, and the worst of
+    its frames speaks for thickness, tilt, contrast and rescale, as the worst of its slices does for a series."""
+    first = _of_one_frame(frames[0], pseudonym_key)
+    thicknesses = [value for said in frames if (value := _positive(said.number(Tag.SLICE_THICKNESS))) is not None]
+    tilts = [value for said in frames if (value := said.number(Tag.GANTRY_DETECTOR_TILT)) is not None]
+    kvps = {_positive(said.number(Tag.KVP)) for said in frames}
+    positions = [said.numbers(Tag.IMAGE_POSITION_PATIENT, 3) for said in frames]
+    known = [position for position in positions if position is not None]
+    if first.image_orientation_patient is not None and known:
+        cosines = first.image_orientation_patient
+        normal = np.cross(cosines[:3], cosines[3:])
+        known.sort(key=lambda position: (float(np.dot(normal, position)), position))
+    return replace(
+        first,
+        slice_thickness=max(thicknesses, default=None),
+        gantry_detector_tilt=max(tilts, key=abs, default=None),
+        kvp=kvps.pop() if len(kvps) == 1 else None,
+        contrast_bolus_agent=any(_names_contrast(said) for said in frames),
+        has_rescale=all(_has_rescale(said) for said in frames),
+        image_position_patient=known[0] if known else None,
+        last_position_patient=known[-1] if known else None,
+    )
+
+
+def _has_rescale(elements: Elements) -> bool:
+    return bool(elements.number(Tag.RESCALE_SLOPE)) and elements.number(Tag.RESCALE_INTERCEPT) is not None
+
+
+def _of_one_frame(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
     study_instance_uid = _uid(elements, Tag.STUDY_INSTANCE_UID)
     return InstanceHeader(
         sop_class_uid=_uid(elements, Tag.SOP_CLASS_UID),
@@ -149,9 +167,8 @@ def _header(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
         kvp=_positive(elements.number(Tag.KVP)),
         contrast_bolus_agent=_names_contrast(elements),
         gantry_detector_tilt=elements.number(Tag.GANTRY_DETECTOR_TILT),
-        lossy_image_compression=elements.text(Tag.LOSSY_IMAGE_COMPRESSION) == "01"
-        or is_lossy(elements.transfer_syntax_uid),
-        has_rescale=bool(elements.number(Tag.RESCALE_SLOPE)) and elements.number(Tag.RESCALE_INTERCEPT) is not None,
+        lossy_image_compression=is_lossy(elements.transfer_syntax_uid, elements.text(Tag.LOSSY_IMAGE_COMPRESSION)),
+        has_rescale=_has_rescale(elements),
         rows=elements.short(Tag.ROWS),
         columns=elements.short(Tag.COLUMNS),
         number_of_frames=max(1, elements.integer(Tag.NUMBER_OF_FRAMES) or 1),
@@ -218,20 +235,6 @@ def _keyed_hash(key: bytes, *parts: str) -> str:
         len(raw).to_bytes(8, "big") + raw for raw in (part.encode("utf-8", "surrogatepass") for part in parts)
     )
     return hmac.new(key, data, hashlib.sha256).hexdigest()[:32]
-
-
-def _raw_value(dataset: Any, tag: Tag) -> bytes | str:
-    """The value of a pydicom element as bytes where it was not converted yet, else as text."""
-    value = dataset.get_item(int(tag)).value
-    if value is None:
-        return b""
-    if tag in SEQUENCES:
-        return "items" if len(value) else ""
-    if isinstance(value, bytes | str):
-        return value
-    if isinstance(value, Iterable):
-        return "\\".join("" if part is None else str(part) for part in value)
-    return str(value)
 
 
 def _names_contrast(elements: Elements) -> bool:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UnsupportedSeries
-from engine.loading.decode import Stored
+from engine.loading.decode import Raw
 from engine.loading.elements import Elements
+from engine.loading.frames import PixelFormat
 from engine.loading.tags import Tag
 from engine.records import Reason
 
@@ -50,25 +51,31 @@ def rescale_of(elements: Elements) -> Rescale:
     return Rescale(slope, intercept, _padding(elements, slope, intercept))
 
 
-def to_hounsfield(stored: Stored, rescale: Rescale, out: NDArray[np.int16]) -> None:
+def to_hounsfield(raw: Raw, form: PixelFormat, rescale: Rescale, out: NDArray[np.int16]) -> bool:
     """Write one slice in HU.
 
     Args:
-        stored: (J, I).
-        out: (J, I), is overwritten.
+        raw: (J, I) as decoded.
+        out: (J, I), contiguous; is overwritten.
+
+    Returns:
+        Whether all stored values are the same: no scanner makes such a slice, a decoder that failed in silence does.
     """
-    if rescale.slope == 1 and rescale.intercept == int(rescale.intercept):
-        hounsfield = stored.astype(np.int32)
-        hounsfield += int(rescale.intercept)
-        np.clip(hounsfield, LOWEST, HIGHEST, out=out, casting="unsafe")
-    else:
-        exact = stored.astype(np.float64)
-        exact *= rescale.slope
-        exact += rescale.intercept
-        np.clip(np.rint(exact, out=exact), LOWEST, HIGHEST, out=out, casting="unsafe")
-    if rescale.padding is not None:
-        first, last = rescale.padding
-        out[(stored >= first) & (stored <= last)] = LOWEST
+    from engine import kernels
+
+    values, bits = raw
+    if values.dtype.itemsize == 1:
+        values = values.astype(np.int16 if values.dtype.kind == "i" else np.uint16)
+    return kernels.to_hounsfield(
+        np.ascontiguousarray(values).view(np.uint16),
+        bits,
+        form.signed,
+        rescale.slope,
+        rescale.intercept,
+        rescale.padding or (1, 0),
+        (LOWEST, HIGHEST),
+        out,
+    )
 
 
 def _padding(elements: Elements, slope: float, intercept: float) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 Files of a series to one volume in Hounsfield units.
 
 All headers are read and must agree before memory is taken; then slices are decoded side by side,
-each straight into its place.
+each straight into its place. A slice is an image, or a frame of an enhanced multi-frame image.
 """
 
 import os
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IncompleteSeries, SeriesError, UndecodableSeries, UnsupportedSeries
-from engine.loading.decode import PixelFormat, pixel_format, read_pixels
+from engine.loading.decode import pixel_format, unpack
 from engine.loading.elements import Elements, read_elements
+from engine.loading.frames import Frames
 from engine.loading.headers import frame_of_reference
 from engine.loading.hounsfield import Rescale, rescale_of, to_hounsfield
 from engine.loading.slices import Plane, SliceOptions, Stack, stack
@@ -33,7 +34,7 @@ class LoadingOptions:
     """Bounds of loading."""
 
     max_voxels: int = 2**29  # 1 GiB of HU; 512 x 512 x 2048
-    max_instances: int = 10_000  # our choice: what is kept of their headers stays small
+    max_instances: int = 10_000  # our choice, of frames too: what is kept of their headers stays small
     threads: int = 0  # that decode; 0: as many as this process has cores, at most 8
     slices: SliceOptions = field(default_factory=SliceOptions)
 
@@ -45,12 +46,12 @@ class LoadingOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One image, ready to be decoded."""
+    """One image or frame, ready to be decoded."""
 
-    path: Path
     sop_instance_uid: str
+    frames: Frames
+    number: int  # of the frame, from 0
     plane: Plane
-    form: PixelFormat
     rescale: Rescale
 
 
@@ -65,43 +66,72 @@ def load(series: SeriesRef, options: LoadingOptions) -> Volume:
     Raises:
         SeriesError: the series can't be read as one regular grid of HU; the reason says why.
     """
-    if len(series.instances) > options.max_instances:
-        raise UndecodableSeries(
-            Reason.IMAGE_TOO_LARGE, f"{len(series.instances)} instances, at most {options.max_instances}"
-        )
-    members = _images(series)
-    if len(members) < options.slices.min_slices:
-        raise UnsupportedSeries(Reason.GRID_TOO_SMALL, f"{len(members)} slices, at least {options.slices.min_slices}")
-    slices = [_slice(path, instance, elements) for path, instance, elements in members]
+    _check_count(len(series.instances), options)
+    slices = _slices(series, options)
+    if len(slices) < options.slices.min_slices:
+        raise UnsupportedSeries(Reason.GRID_TOO_SMALL, f"{len(slices)} slices, at least {options.slices.min_slices}")
     found = stack([part.plane for part in slices], options.slices)
     k, j, i = found.geometry.shape
     if k * j * i > options.max_voxels:
         raise UndecodableSeries(Reason.IMAGE_TOO_LARGE, f"{k} x {j} x {i} voxels, at most {options.max_voxels}")
     hounsfield = _decode_all(slices, found, options)
-    firsts = tuple(slices[place[0]].sop_instance_uid for place in found.places)
-    return Volume(found.geometry, hounsfield, series.series_instance_uid, firsts)
+    firsts = [slices[place[0]] for place in found.places]
+    return Volume(
+        found.geometry,
+        hounsfield,
+        series.series_instance_uid,
+        tuple(part.sop_instance_uid for part in firsts),
+        tuple(part.number + 1 for part in firsts),
+    )
 
 
-def _images(series: SeriesRef) -> list[tuple[Path, InstanceRef, Elements]]:
-    """The headers of what may be slices; localizers and captures are left out."""
-    images = [instance for instance in series.instances if instance.sop_class_uid == CT_IMAGE]
-    if any(instance.sop_class_uid in MULTIFRAME_CT for instance in series.instances):
-        raise UnsupportedSeries(Reason.MULTIFRAME_UNSUPPORTED, "enhanced multi-frame CT is not read yet")
+def _check_count(count: int, options: LoadingOptions) -> None:
+    if count > options.max_instances:
+        raise UndecodableSeries(Reason.IMAGE_TOO_LARGE, f"{count} instances, at most {options.max_instances}")
+
+
+def _slices(series: SeriesRef, options: LoadingOptions) -> list[_Slice]:
+    """What may be slices; localizers and captures are left out."""
+    images = [instance for instance in series.instances if instance.sop_class_uid in {CT_IMAGE, *MULTIFRAME_CT}]
     if not images:
         raise UnsupportedSeries(Reason.NOT_CT, "there are no CT images")
-    whole = [(Path(instance.path), instance, _elements(Path(instance.path))) for instance in images]
-    _check_identity(series, [(instance, elements) for _, instance, elements in whole])
-    if any((elements.integer(Tag.NUMBER_OF_FRAMES) or 1) > 1 for _, _, elements in whole):
-        raise UnsupportedSeries(Reason.MULTIFRAME_UNSUPPORTED, "an image has several frames")
-    kept = [item for item in whole if not {"LOCALIZER", "SECONDARY"} & set(item[2].texts(Tag.IMAGE_TYPE))]
-    if not kept:
+    whole = [(instance, _elements(instance.path)) for instance in images]
+    _check_identity(series, whole)
+    _check_count(sum(max(1, len(elements.frames)) for _, elements in whole), options)
+    slices: list[_Slice] = []
+    for instance, elements in whole:
+        slices += _slices_of(instance, elements)
+    if not slices:
         raise UnsupportedSeries(Reason.LOCALIZER, "there are only localizers and captures")
-    return kept
+    return slices
 
 
-def _elements(path: Path) -> Elements:
+def _slices_of(instance: InstanceRef, elements: Elements) -> list[_Slice]:
+    """Those of one file."""
+    if not elements.frames:
+        if (elements.integer(Tag.NUMBER_OF_FRAMES) or 1) > 1 or instance.sop_class_uid in MULTIFRAME_CT:
+            raise UnsupportedSeries(Reason.MULTIFRAME_UNSUPPORTED, "an image has frames that do not say where they lie")
+        if not _is_slice(elements, Tag.IMAGE_TYPE):
+            return []
+        frames = Frames(Path(instance.path), pixel_format(elements))
+        return [_slice(instance, elements, frames, 0)]
+    if len(elements.frames) != elements.integer(Tag.NUMBER_OF_FRAMES):
+        raise IncompleteSeries(
+            Reason.SLICES_INCONSISTENT, f"{len(elements.frames)} frames are described, NumberOfFrames says otherwise"
+        )
+    frames = Frames(Path(instance.path), pixel_format(elements))
+    each = [elements.frame(n) for n in range(len(elements.frames))]
+    kind = Tag.FRAME_TYPE if elements.has(Tag.FRAME_TYPE) or each[0].has(Tag.FRAME_TYPE) else Tag.IMAGE_TYPE
+    return [_slice(instance, said, frames, n) for n, said in enumerate(each) if _is_slice(said, kind)]
+
+
+def _is_slice(elements: Elements, kind: Tag) -> bool:
+    return not {"LOCALIZER", "SECONDARY"} & set(elements.texts(kind))
+
+
+def _elements(path: str) -> Elements:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as often as there are slices
             return read_elements(file, os.fstat(file.fileno()).st_size)
     except SeriesError:
         raise
@@ -126,17 +156,16 @@ def _check_identity(series: SeriesRef, members: Sequence[tuple[InstanceRef, Elem
         raise IncompleteSeries(Reason.SLICES_INCONSISTENT, "images of different patients share one series")
 
 
-def _slice(path: Path, instance: InstanceRef, elements: Elements) -> _Slice:
-    form = pixel_format(elements)
+def _slice(instance: InstanceRef, elements: Elements, frames: Frames, number: int) -> _Slice:
     plane = Plane(
-        rows=form.rows,
-        columns=form.columns,
+        rows=frames.form.rows,
+        columns=frames.form.columns,
         pixel_spacing=elements.numbers(Tag.PIXEL_SPACING, 2),
         image_orientation_patient=elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
         image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
         frame_of_reference_uid=frame_of_reference(elements),
     )
-    return _Slice(path, instance.sop_instance_uid, plane, form, rescale_of(elements))
+    return _Slice(instance.sop_instance_uid, frames, number, plane, rescale_of(elements))
 
 
 def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions) -> NDArray[np.int16]:
@@ -145,31 +174,31 @@ def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions)
     threads = options.threads or min(8, len(os.sched_getaffinity(0)))
     starts = range(0, len(found.places), _SLICES_A_TASK)
 
-    def decode_some(start: int) -> bool:
-        """Whether anything is to be seen in these slices."""
-        seen = False
+    def decode_some(start: int) -> None:
         for k in range(start, min(start + _SLICES_A_TASK, len(found.places))):
             _decode_place([slices[n] for n in found.places[k]], hounsfield[k])
-            seen |= bool((hounsfield[k] != hounsfield[k, 0, 0]).any())
-        return seen
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            anything = list(pool.map(decode_some, starts))
+            for _ in pool.map(decode_some, starts):
+                pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if not any(anything):
-        raise UndecodableSeries(Reason.PIXELS_IMPLAUSIBLE, "every slice is one flat value")
     return hounsfield
 
 
 def _decode_place(copies: Sequence[_Slice], out: NDArray[np.int16]) -> None:
     """Decode what lies at one place; more than one image there must be the same image."""
     first, *others = copies
-    to_hounsfield(read_pixels(first.path, first.form), first.rescale, out)
+    _decode(first, out)
     for other in others:
         again = np.empty_like(out)
-        to_hounsfield(read_pixels(other.path, other.form), other.rescale, again)
+        _decode(other, again)
         if not np.array_equal(again, out):
             raise IncompleteSeries(Reason.SLICES_DUPLICATED, "different images lie at one position")
+
+
+def _decode(one: _Slice, out: NDArray[np.int16]) -> None:
+    if to_hounsfield(unpack(one.frames, one.number), one.frames.form, one.rescale, out):
+        raise UndecodableSeries(Reason.PIXELS_IMPLAUSIBLE, "a slice is one flat value")

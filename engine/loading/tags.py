@@ -19,6 +19,7 @@ class Tag(IntEnum):
     MANUFACTURER = 0x00080070
     STATION_NAME = 0x00081010
     MANUFACTURER_MODEL_NAME = 0x00081090
+    FRAME_TYPE = 0x00089007
     PATIENT_ID = 0x00100020
     ISSUER_OF_PATIENT_ID = 0x00100021
     PATIENT_BIRTH_DATE = 0x00100030
@@ -60,3 +61,29 @@ class Tag(IntEnum):
 
 SEQUENCES = frozenset({Tag.CONTRAST_BOLUS_AGENT_SEQUENCE, Tag.MODALITY_LUT_SEQUENCE})
 """Asked for presence only."""
+
+SHARED, PER_FRAME = 0x52009229, 0x52009230
+"""Functional groups of enhanced multi-frame images: of all frames, and of each."""
+
+_OF_A_CONVERTED_FRAME = frozenset(
+    {
+        *(Tag.ACQUISITION_DATE, Tag.ACQUISITION_DATE_TIME, Tag.BODY_PART_EXAMINED, Tag.SLICE_THICKNESS, Tag.KVP),
+        *(Tag.CONTRAST_BOLUS_AGENT, Tag.CONTRAST_BOLUS_AGENT_SEQUENCE, Tag.CONTRAST_BOLUS_VOLUME),
+        *(Tag.CONTRAST_BOLUS_INGREDIENT, Tag.GANTRY_DETECTOR_TILT, Tag.CONVOLUTION_KERNEL, Tag.INSTANCE_NUMBER),
+        *(Tag.PIXEL_PADDING_VALUE, Tag.PIXEL_PADDING_RANGE_LIMIT, Tag.MODALITY_LUT_SEQUENCE),
+    }
+)
+
+GROUPS: dict[int, frozenset[int]] = {
+    0x00209113: frozenset({Tag.IMAGE_POSITION_PATIENT}),  # plane position
+    0x00209116: frozenset({Tag.IMAGE_ORIENTATION_PATIENT}),  # plane orientation
+    0x00289110: frozenset({Tag.PIXEL_SPACING, Tag.SLICE_THICKNESS}),  # pixel measures
+    0x00289145: frozenset({Tag.RESCALE_INTERCEPT, Tag.RESCALE_SLOPE, Tag.RESCALE_TYPE}),  # pixel value transformation
+    0x00189329: frozenset({Tag.FRAME_TYPE}),  # CT image frame type
+    0x00189314: frozenset({Tag.CONVOLUTION_KERNEL}),  # CT reconstruction
+    0x00189325: frozenset({Tag.KVP}),  # CT X-ray details
+    0x00189304: frozenset({Tag.GANTRY_DETECTOR_TILT}),  # CT acquisition details
+    0x00209170: _OF_A_CONVERTED_FRAME,  # what a legacy converter knew no place for, of all frames
+    0x00209171: _OF_A_CONVERTED_FRAME,  # and of each
+}
+"""Macros by the sequence that holds them, and what is read of each. Source: DICOM PS3.3 C.7.6.16.2, C.8.15.3."""

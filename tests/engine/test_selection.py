@@ -60,7 +60,6 @@ SET_ASIDE = [
     ({"modality": "SR"}, Reason.NOT_CT),
     ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.128"}, Reason.NOT_CT),  # PET with modality CT
     ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.13.1.3"}, Reason.NOT_CT),  # breast tomosynthesis
-    ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.2.1"}, Reason.MULTIFRAME_UNSUPPORTED),
     ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7"}, Reason.NOT_PRIMARY),  # screen save, dose page
     ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7.4"}, Reason.NOT_PRIMARY),
     ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, Reason.LOCALIZER),
@@ -71,7 +70,7 @@ SET_ASIDE = [
     ({"image_type": ("DERIVED", "SECONDARY", "REFORMATTED", "MIP")}, Reason.NOT_PRIMARY),
     ({"image_type": ("ORIGINAL", "PRIMARY", "AXIAL", "VNC")}, Reason.NOT_PRIMARY),
     ({"lossy_image_compression": True}, Reason.LOSSY_COMPRESSION),
-    ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.91"}, Reason.LOSSY_COMPRESSION),
+    ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.50"}, Reason.LOSSY_COMPRESSION),
     ({"transfer_syntax_uid": "1.2.840.10008.1.2.4.110"}, Reason.TRANSFER_SYNTAX_UNSUPPORTED),
     ({"transfer_syntax_uid": "1.2.840.113619.5.2"}, Reason.TRANSFER_SYNTAX_UNSUPPORTED),
     ({"has_rescale": False}, Reason.RESCALE_MISSING),
@@ -99,6 +98,8 @@ def test_a_rule_sets_a_series_aside_by_name(values, reason):
 
 ALLOWED = [
     {},
+    {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.2.1", "count": 1, "number_of_frames": 300},  # enhanced
+    {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.2.2", "count": 3, "number_of_frames": 300},  # legacy converted
     {"image_type": ()},
     {"image_type": ("ORIGINAL", "PRIMARY", "", "CT_SOM5 SPI")},
     {"image_type": ("ORIGINAL", "PRIMARY")},

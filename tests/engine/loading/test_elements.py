@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UnreadableInstance
-from engine.loading.elements import DEEPEST_NESTING, LONGEST_VALUE, fragments, read_elements
+from engine.loading.elements import fragments, inflated, read_elements
 from engine.loading.tags import Tag
+from engine.loading.walker import DEEPEST_NESTING, LONGEST_VALUE
 from engine.records import Reason
 
 
@@ -108,11 +109,43 @@ def test_what_is_no_dicom_file_is_refused(data):
     assert caught.value.reason is Reason.HEADER_UNREADABLE
 
 
-@pytest.mark.parametrize("syntax", [b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2\0"])
-def test_deflated_and_big_endian_data_sets_are_refused_by_name(raw, syntax):
-    with pytest.raises(UnreadableInstance) as caught:
-        walk(raw.part10(zlib.compress(b"\0" * 1000)[2:-4], syntax))
-    assert caught.value.reason is Reason.TRANSFER_SYNTAX_UNSUPPORTED
+def swapped(values: dict) -> bytes:
+    """Elements with the high byte first."""
+    parts = []
+    for (group, number), (vr, value) in sorted(values.items()):
+        parts.append(struct.pack(">HH2sH", group, number, vr, len(value)) + (value[::-1] if vr == b"US" else value))
+    return b"".join(parts)
+
+
+def test_big_endian_data_sets_are_read(raw):
+    rows = {(0x0028, 0x0010): (b"US", b"\x02\x01")}
+    elements = walk(raw.part10(swapped(raw.IDENTITY | rows), b"1.2.840.10008.1.2.2\0"))
+    assert elements.text(Tag.SERIES_INSTANCE_UID) == "1.2.3.2"
+    assert elements.short(Tag.ROWS) == 258
+
+
+def deflated(data: bytes) -> bytes:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return squeeze.compress(data) + squeeze.flush()
+
+
+def test_deflated_data_sets_are_read(raw):
+    pixels = raw.element(0x7FE0, 0x0010, b"OW", b"\1\2\3\4")
+    body = raw.body_of(raw.IDENTITY) + nested(raw, b"SQ", 5) + raw.element(0x0009, 0x1001, b"OB", b"x" * 70000) + pixels
+    data = raw.part10(deflated(body), b"1.2.840.10008.1.2.1.99")
+    elements = walk(data)
+    assert elements.text(Tag.SERIES_INSTANCE_UID) == "1.2.3.2"
+    at = elements.pixel_data
+    whole = inflated(io.BytesIO(data), len(data), 10**6)
+    assert whole == body
+    assert whole[at.offset : at.offset + at.length] == b"\1\2\3\4"
+    assert inflated(io.BytesIO(data), len(data), 100) == body[:100]
+
+
+def test_a_deflated_data_set_that_is_damaged_is_refused(raw):
+    data = raw.part10(deflated(raw.body_of(raw.IDENTITY)), b"1.2.840.10008.1.2.1.99")
+    for bad in (data[:-60] + b"\xff" * 60, data[: len(data) // 2 + 60]):
+        assert outcome(bad) is Reason.HEADER_UNREADABLE or outcome(bad).pixel_data is None
 
 
 @given(cut=st.integers(0, 400))
@@ -138,11 +171,11 @@ def test_damaged_bytes_are_read_or_refused(raw, changes):
         assert found in (Reason.HEADER_UNREADABLE, Reason.TRANSFER_SYNTAX_UNSUPPORTED)
 
 
-def test_fragments_are_found_without_the_offset_table(raw):
+def test_fragments_are_found_behind_the_offset_table(raw):
     parts = raw.item(b"\0\0\0\0") + raw.item(b"abcd") + raw.item(b"ef") + raw.END_OF_SEQUENCE
     data = raw.part10(raw.element(0x7FE0, 0x0010, b"OB", parts, raw.UNDEFINED))
     found = fragments(io.BytesIO(data), len(data), walk(data).pixel_data)
-    assert [data[at : at + length] for at, length in found] == [b"abcd", b"ef"]
+    assert [data[at : at + length] for at, length in found] == [b"\0\0\0\0", b"abcd", b"ef"]
 
 
 @pytest.mark.parametrize("tail", ["no end", "longer than the file", "undefined length", "something else"])

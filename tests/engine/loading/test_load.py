@@ -22,7 +22,7 @@ from engine.loading.load import LoadingOptions, load
 from engine.loading.slices import SliceOptions
 from engine.options import read_options
 from engine.records import InstanceRef, Reason, SeriesRef
-from engine.selection import JPEG_LS
+from engine.selection import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN, JPEG_LS
 from engine.series import series_of
 
 OPTIONS = LoadingOptions(threads=2)
@@ -85,7 +85,7 @@ def test_compressed_slices_give_the_same_volume(ct, tmp_path):
     native = load(ct.series(), OPTIONS)
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    ct.write(12, transfer_syntax_uid=JPEG_LS, encode=lambda values: imagecodecs.jpegls_encode(values))
+    ct.write(12, transfer_syntax_uid=JPEG_LS[0], encode=lambda values: imagecodecs.jpegls_encode(values))
     coded = load(ct.series(), OPTIONS)
     assert coded.geometry == native.geometry
     np.testing.assert_array_equal(coded.hounsfield, native.hounsfield)
@@ -379,7 +379,7 @@ def test_a_series_that_claims_terabytes_costs_nothing(ct, claim, tmp_path):
         coded[at : at + 4] = struct.pack(">HH", claim, claim)
         return bytes(coded)
 
-    ct.write(40, lie, transfer_syntax_uid=JPEG_LS, encode=stream)
+    ct.write(40, lie, transfer_syntax_uid=JPEG_LS[0], encode=stream)
     done = subprocess.run(
         [sys.executable, "-c", WORST, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
@@ -410,3 +410,41 @@ def test_a_real_thorax_loads_as_pydicom_reads_it(real_data):
         np.testing.assert_array_equal(volume.hounsfield[k], np.clip(hounsfield, -1024, 32767))
         corner = volume.geometry.to_patient(np.array([k, 0.0, 0.0]))
         np.testing.assert_allclose(corner, np.array(dataset.ImagePositionPatient, dtype=float), atol=0.01)
+
+
+@pytest.mark.parametrize("syntax", [DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN])
+def test_every_encoding_of_a_data_set_gives_the_same_volume(ct, syntax):
+    def swap(dataset, k):
+        if syntax == EXPLICIT_BIG_ENDIAN:
+            dataset.PixelData = np.frombuffer(dataset.PixelData, np.uint16).byteswap().tobytes()
+            dataset["PixelData"].VR = "OW"
+
+    ct.write(12, swap, transfer_syntax_uid=syntax)
+    volume = load(ct.series(), OPTIONS)
+    for k in range(12):
+        np.testing.assert_array_equal(volume.hounsfield[k], expected(k))
+
+
+def test_what_may_be_lossy_is_read_only_where_header_and_stream_say_that_it_is_not(ct, tmp_path):
+    for said, reason in (("00", None), (None, Reason.LOSSY_COMPRESSION), ("01", Reason.LOSSY_COMPRESSION)):
+
+        def say(dataset, k, said=said):
+            if said is not None:
+                dataset.LossyImageCompression = said
+
+        ct.write(12, say, transfer_syntax_uid=JPEG_LS[1], encode=lambda values: imagecodecs.jpegls_encode(values))
+        series = ct.series()
+        assert series.lossy_image_compression is (reason is not None)
+        if reason is None:
+            np.testing.assert_array_equal(load(series, OPTIONS).hounsfield[3], expected(3))
+        else:
+            assert refusal(series).reason is reason
+
+
+def test_one_flat_slice_is_refused(ct):
+    def flat(dataset, k):
+        if k == 7:
+            dataset.PixelData = b"\0" * len(dataset.PixelData)
+
+    ct.write(12, flat)
+    assert refusal(ct.series()).reason is Reason.PIXELS_IMPLAUSIBLE
