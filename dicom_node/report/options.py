@@ -1,9 +1,17 @@
 """How reports are written: what a site may choose."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 MANUFACTURER = "Trabecula"
 RESEARCH_ONLY = "Reference weights trained on procedurally generated phantoms. Research only, not for diagnosis."
+
+
+class SegmentationForm(StrEnum):
+    """How segments are stored."""
+
+    BINARY = "binary"  # one bit a voxel and segment: every viewer reads it
+    LABELMAP = "labelmap"  # one label a voxel, RLE: a tenth of the size; of 2024, known to few
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +19,8 @@ class ReportOptions:
     """What is written, and what it is called in the archive."""
 
     picture: bool = True  # write the overview picture too
+    segmentation: SegmentationForm = SegmentationForm.BINARY
+    bodies: bool = True  # segments for whole vertebral bodies beside those for the measured cores
     series_number: int = 9801  # of the SR; segmentation and picture have the next two. Ours: above any scanner's
     device_serial_number: str = ""  # "" is filled with a digest of program and models
     institution_name: str = ""  # of the machine that computes; "" leaves it out

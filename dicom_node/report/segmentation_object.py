@@ -1,9 +1,11 @@
 """
-The voxels that were measured, as a DICOM segmentation on the source's own slices.
+What was found and measured, as a DICOM segmentation on the source's own slices.
 
-One binary segment a level: its trabecular core. Frames without a voxel are left out, and only the
-slices between the first and the last core are handed on, so that a long series costs no more than
-its spine.
+A segment a level for its trabecular core, numbered as in the report, then a segment a level for its
+vertebral body. Frames without a voxel are left out, and only the slices between the first and the last
+segment are handed on, so that a long series costs no more than its spine. Binary by default: a body holds
+its core. As a labelmap, by option, a voxel has one label: a body is what lies around its core, and the
+object is a tenth of the size; validators and viewers of before 2024 do not know it.
 """
 
 from dataclasses import dataclass
@@ -11,41 +13,47 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from scipy import ndimage
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from dicom_node.report import codes
 from dicom_node.report.equipment import object_attributes
-from dicom_node.report.options import MANUFACTURER, ReportOptions
+from dicom_node.report.options import MANUFACTURER, ReportOptions, SegmentationForm
 from dicom_node.report.source_headers import SourceHeaders, lay_identity
 from dicom_node.report.uids import report_uid
 from engine.records import Quantity, ScreeningResult, VertebralLevel
-from engine.volume import Analysis
+from engine.volume import Analysis, Segmentation
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCores:
-    """Which cores hold voxels: a dense label map over a run of slices."""
+    """Which cores and bodies hold voxels: two dense label maps over a run of slices."""
 
     levels: tuple[VertebralLevel, ...]  # segment n is levels[n - 1]
     labels: NDArray[np.uint8]  # (K', J, I), 0 or segment number
     start: int  # slice k of the volume that labels[0] lies on
     slices: dict[VertebralLevel, tuple[int, ...]]  # k of the volume, ascending
+    bodies: tuple[VertebralLevel, ...]  # segment len(levels) + m is bodies[m - 1]
+    body_labels: NDArray[np.uint8]  # (K', J, I), 0 or m
 
 
-def measured_cores(analysis: Analysis) -> MeasuredCores:
-    """The named cores that are not empty, head to foot, numbered from 1 without gaps."""
-    cores = analysis.trabecular
-    numbers = {level: n for n, level in enumerate(cores.segments, start=1) if level is not None}
-    present = _slices_with(cores.labels, numbers)
-    levels = tuple(level for level in analysis.result.levels if present.get(level))
-    if not levels:
-        return MeasuredCores((), np.zeros((0, *cores.labels.shape[1:]), np.uint8), 0, {})
-    start = min(present[level][0] for level in levels)
-    stop = max(present[level][-1] for level in levels) + 1
-    renumber = np.zeros(256, dtype=np.uint8)
-    for segment, level in enumerate(levels, start=1):
-        renumber[numbers[level]] = segment
-    return MeasuredCores(levels, renumber[cores.labels[start:stop]], start, {level: present[level] for level in levels})
+def measured_cores(analysis: Analysis, with_bodies: bool = True) -> MeasuredCores:
+    """The named cores and bodies that are not empty, head to foot, numbered from 1 without gaps."""
+    named = analysis.result.levels
+    cores, bodies = analysis.trabecular, analysis.bodies
+    slices = _slices_with(cores)
+    levels = tuple(level for level in named if slices.get(level))
+    shown = _slices_with(bodies) if with_bodies else {}
+    found = tuple(level for level in named if shown.get(level))
+    ends = [part[level] for part, those in ((slices, levels), (shown, found)) for level in those]
+    start, stop = min((ks[0] for ks in ends), default=0), max((ks[-1] + 1 for ks in ends), default=0)
+    return MeasuredCores(
+        levels,
+        _renumbered(cores, levels, start, stop),
+        start,
+        {level: slices[level] for level in levels},
+        found,
+        _renumbered(bodies, found, start, stop),
+    )
 
 
 def tracking_name(level: VertebralLevel) -> str:
@@ -63,24 +71,27 @@ def build_segmentation(
     """The segmentation object.
 
     Args:
-        cores: at least one.
+        cores: at least one core or body.
         source: with all slices that `cores.labels` covers.
     """
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     result = analysis.result
     images = [_spaced(source.slices[cores.start + k], analysis) for k in range(len(cores.labels))]
-    attributes = object_attributes("seg", analysis.series, result, source, options)
+    as_labelmap = options.segmentation is SegmentationForm.LABELMAP
     segmentation = Segmentation(
         source_images=images,
-        pixel_array=cores.labels,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_describe(n, level, analysis) for n, level in enumerate(cores.levels, start=1)],
-        content_label="TRABECULAR_CORES",
-        content_description="Trabecular cores of the vertebral bodies that were measured",
+        pixel_array=_one_label_a_voxel(cores),
+        segmentation_type=SegmentationTypeValues.LABELMAP if as_labelmap else SegmentationTypeValues.BINARY,
+        segment_descriptions=_descriptions(analysis, cores, as_labelmap),
+        transfer_syntax_uid=RLELossless if as_labelmap else ExplicitVRLittleEndian,
+        content_label="VERTEBRAE",
+        content_description="Vertebral bodies found and trabecular cores measured",
         content_creator_name=f"{MANUFACTURER}^",
-        **attributes,
+        **object_attributes("seg", analysis.series, result, source, options),
     )
+    if not as_labelmap and cores.levels and cores.bodies:
+        _fill_bodies(segmentation, cores, {str(image.SOPInstanceUID): k for k, image in enumerate(images)})
     _fix_dimension_uid(segmentation, report_uid("seg dimensions", analysis.series, result))
     lay_identity(segmentation, source, result.analysed_at)
     return segmentation
@@ -104,35 +115,74 @@ def split_model(model: str) -> tuple[str, str]:
     return (name, version) if name and version else (model or MANUFACTURER, "unknown")
 
 
-def _slices_with(
-    labels: NDArray[np.uint8], numbers: dict[VertebralLevel, int]
-) -> dict[VertebralLevel, tuple[int, ...]]:
-    boxes = ndimage.find_objects(labels)
+def _slices_with(part: Segmentation) -> dict[VertebralLevel, tuple[int, ...]]:
+    """The slices k that each named segment has voxels on, ascending."""
     present = {}
-    for level, number in numbers.items():
-        box = boxes[number - 1] if number <= len(boxes) else None
-        if box is not None:
-            filled = (labels[box] == number).any(axis=(1, 2))
+    for number, (level, box) in enumerate(zip(part.segments, part.boxes, strict=False), start=1):
+        if level is not None and box is not None:
+            filled = (part.labels[box] == number).any(axis=(1, 2))
             present[level] = tuple(int(k) + box[0].start for k in np.flatnonzero(filled))
     return present
 
 
-def _describe(number: int, level: VertebralLevel, analysis: Analysis) -> Dataset:
+def _renumbered(part: Segmentation, levels: tuple[VertebralLevel, ...], start: int, stop: int) -> NDArray[np.uint8]:
+    """The labels of some levels on a run of slices, numbered in their order."""
+    numbers = np.zeros(256, dtype=np.uint8)
+    for number, level in enumerate(levels, start=1):
+        numbers[part.segments.index(level) + 1] = number
+    renumbered: NDArray[np.uint8] = numbers[part.labels[start:stop]]
+    return renumbered
+
+
+def _one_label_a_voxel(cores: MeasuredCores) -> NDArray[np.uint8]:
+    """Cores by their segment numbers; around them the rest of the bodies by theirs."""
+    labels = cores.body_labels.copy()
+    labels[labels > 0] += len(cores.levels)
+    np.copyto(labels, cores.labels, where=cores.labels > 0)
+    return labels
+
+
+def _fill_bodies(segmentation: Dataset, cores: MeasuredCores, slices: dict[str, int]) -> None:
+    """Put the cores back into their bodies' frames: in a binary object segments may overlap, and a body is whole.
+
+    Args:
+        slices: the index in `cores.labels` of each source image, by its UID.
+    """
+    size = (int(segmentation.Rows), int(segmentation.Columns))
+    frames = np.unpackbits(np.frombuffer(segmentation.PixelData, np.uint8), bitorder="little")
+    bits = frames[: int(segmentation.NumberOfFrames) * size[0] * size[1]].reshape(-1, *size)
+    for index, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
+        number = int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber) - len(cores.levels)
+        if number > 0:
+            (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+            bits[index] = cores.body_labels[slices[image.ReferencedSOPInstanceUID]] == number
+    packed = np.packbits(frames, bitorder="little").tobytes()
+    segmentation.PixelData = packed + b"\0" * (len(packed) % 2)
+
+
+def _descriptions(analysis: Analysis, cores: MeasuredCores, as_labelmap: bool) -> list[Dataset]:
+    body = "vertebral body around its core" if as_labelmap else "vertebral body"
+    named = [(level, tracking_name(level), level.value) for level in cores.levels]
+    named += [(level, f"{level.value} {body}", f"{level.value} body") for level in cores.bodies]
+    return [_describe(n, level, label, place, analysis) for n, (level, label, place) in enumerate(named, start=1)]
+
+
+def _describe(number: int, level: VertebralLevel, label: str, place: str, analysis: Analysis) -> Dataset:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 
     name, version = algorithm_of(analysis.result)
     return SegmentDescription(
         segment_number=number,
-        segment_label=tracking_name(level),
+        segment_label=label,
         segmented_property_category=codes.ANATOMICAL_STRUCTURE,
         segmented_property_type=codes.LEVELS[level],
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
             name=name, family=codes.ARTIFICIAL_INTELLIGENCE, version=version, source=MANUFACTURER
         ),
-        tracking_uid=report_uid(f"tracking {level.value}", analysis.series, analysis.result),
-        tracking_id=tracking_name(level),
+        tracking_uid=report_uid(f"tracking {place}", analysis.series, analysis.result),
+        tracking_id=label,
     )
 
 

@@ -67,12 +67,12 @@ def write_report(analysis: Analysis, folder: Path, options: ReportOptions) -> Wr
 
 def _build(analysis: Analysis, options: ReportOptions) -> tuple[list[tuple[str, Dataset]], bytes | None]:
     """All objects by kind, and the picture's PNG."""
-    cores = measured_cores(analysis)
+    cores = measured_cores(analysis, options.bodies)
     covered = range(cores.start, cores.start + len(cores.labels))
     source = read_source(analysis, covered)
     objects: list[tuple[str, Dataset]] = []
     segmentation = None
-    if cores.levels and source.has_frame_of_reference:
+    if (cores.levels or cores.bodies) and source.has_frame_of_reference:
         segmentation = build_segmentation(analysis, cores, source, options)
         objects.append(("seg", segmentation))
     objects.insert(0, ("sr", build_report(analysis, cores, segmentation, source, options)))
