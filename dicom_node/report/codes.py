@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from pydicom.sr.coding import Code
 
-from engine.records import BoneFinding, Quantity, Reason, VertebralLevel
+from engine.records import CLASSES as DENSITY_CLASSES
+from engine.records import BoneFinding, CalibrationMethod, Quantity, Reason, VertebralLevel
 
 SCHEME = "99TRABECULA"
 SCHEME_NAME = "Trabecula bone density screening"
@@ -37,6 +38,7 @@ STANDARD_DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 
 _ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
 _HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+NO_UNITS = Code("1", "UCUM", "no units")
 
 QUANTITIES: dict[Quantity, QuantityCode] = {
     Quantity.ATTENUATION_MEAN: QuantityCode(_ATTENUATION, _HOUNSFIELD, MEAN),
@@ -56,13 +58,24 @@ QUANTITIES: dict[Quantity, QuantityCode] = {
     Quantity.AREAL_BMD: QuantityCode(
         _private("ABMD", "Areal bone mineral density as DXA would project it"), Code("g/cm2", "UCUM", "g/cm^2"), None
     ),
-    Quantity.TRABECULAR_BONE_SCORE: QuantityCode(
-        _private("TBS", "Trabecular bone score"), Code("1", "UCUM", "no units"), None
-    ),
+    Quantity.TRABECULAR_BONE_SCORE: QuantityCode(_private("TBS", "Trabecular bone score"), NO_UNITS, None),
 }
 """Units are the quantities' own (`Quantity.ucum`), with the meaning that PS3.16 gives them."""
 
 NETWORK_PREDICTION = _private("NETWORK", "Predicted from CT by a network, no calibration phantom")
+
+CALIBRATION_METHODS: dict[CalibrationMethod, Code] = {
+    CalibrationMethod.NETWORK: NETWORK_PREDICTION,
+    CalibrationMethod.SITE_TABLE: _private("CAL-TABLE", "HU calibrated by the site's table for the scanner"),
+    CalibrationMethod.PHANTOM: _private("CAL-PHANTOM", "HU calibrated by the rods of a phantom"),
+    CalibrationMethod.INTERNAL: _private("CAL-INTERNAL", "HU calibrated by the patient's own tissues"),
+}
+
+PROBABILITIES: dict[BoneFinding, Code] = {
+    finding: _private(f"P-{finding.value.upper()}", f"Probability of the class {finding.value}")
+    for finding in DENSITY_CLASSES
+}
+"""One concept a class: DCM 122157 Probability does not say of what."""
 
 FINDINGS: dict[BoneFinding, Code] = {
     BoneFinding.NORMAL: Code("17621005", "SCT", "Normal"),
@@ -107,8 +120,19 @@ SLICE_THICKNESS = Code("112225", "DCM", "Slice Thickness")
 COMMENT = Code("121106", "DCM", "Comment")
 QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
 
+CALIBRATION = Code("122505", "DCM", "Calibration")
+
 BONE_DENSITY = _private("BONE-DENSITY", "Bone density of the spine")
+CALIBRATED_BONE = _private("CALIBRATED-BONE", "Bone density of the spine by calibrated HU")
+AREAL_BONE = _private("AREAL-BONE", "Areal density and bone score of the spine")
 DENSITY_CLASS = _private("DENSITY-CLASS", "Bone density class")
+CLASSES: dict[Quantity, Code] = {
+    Quantity.VOLUMETRIC_BMD: DENSITY_CLASS,
+    Quantity.CALIBRATED_BMD: _private("CBMD-CLASS", "Bone density class by calibrated HU"),
+    Quantity.AREAL_BMD: _private("ABMD-CLASS", "Areal bone density class"),
+    Quantity.TRABECULAR_BONE_SCORE: _private("TBS-CLASS", "Trabecular bone score class"),
+}
+"""What a policy's verdict on each quantity is called."""
 DENSITY_WITHHELD = _private("WITHHELD", "Density withheld because of")
 POLICY = _private("POLICY", "Classification policy")
 

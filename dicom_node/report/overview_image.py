@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from dicom_node.report import codes
 from dicom_node.report.equipment import is_research_only, model_name
+from dicom_node.report.measurement_groups import why_withheld
 from dicom_node.report.spine_cuts import FINE, Plane, SpineCut, cut_spine, frame_spine, trace_spine
-from dicom_node.report.structured_report import why_withheld
 from engine.records import BoneFinding, Quantity, Reason, ScreeningResult, VertebralLevel
 from engine.volume import Analysis
 

@@ -12,7 +12,11 @@ from scipy import ndimage
 
 from dicom_node.report.write import ReportOptions, write_report
 from engine.records import (
+    CLASSES,
     BoneFinding,
+    Calibration,
+    CalibrationMethod,
+    ClassProbability,
     Evaluation,
     InstanceRef,
     Measurement,
@@ -21,6 +25,7 @@ from engine.records import (
     QualityFlag,
     Quantity,
     Reason,
+    ReferenceMaterial,
     ScreeningResult,
     SeriesRef,
     VertebralLevel,
@@ -32,6 +37,7 @@ from exporters.reference.spine_phantom import SpinePhantom, draw_phantom, field_
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SPINE = ModelRef("reference-spine", "0.1.0", "a1" * 32, True, "f32", "openvino 2026.4.1")
 DENSITY = ModelRef("reference-vbmd", "0.1.0", "b2" * 32, True, "f32", "openvino 2026.4.1")
+PROJECTED = ModelRef("reference-sagittal", "0.1.0", "c3" * 32, True, "f32", "openvino 2026.4.1")
 POLICY = "vbmd@1"
 PATIENT = "Marked^Patient"
 
@@ -91,6 +97,42 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
 
 def with_result(analysis: Analysis, **changes: object) -> Analysis:
     return replace(analysis, result=replace(analysis.result, **changes))
+
+
+@pytest.fixture(scope="session")
+def complete(series: Analysis) -> Analysis:
+    """All that the program can say: classes with probabilities, areal density, bone score, calibrated HU."""
+    result, l1, l2, l3 = series.result, VertebralLevel.L1, VertebralLevel.L2, VertebralLevel.L3
+    projected = [
+        Measurement(quantity, value, level, str(PROJECTED))
+        for level in (l1, l2, l3, None)
+        for quantity, value in ((Quantity.AREAL_BMD, 0.9131), (Quantity.TRABECULAR_BONE_SCORE, 1.2866))
+    ]
+    calibrated = [Measurement(Quantity.CALIBRATED_BMD, 88.0, level, str(SPINE)) for level in (l1, None)]
+    table, network = CalibrationMethod.SITE_TABLE, CalibrationMethod.NETWORK
+    own, rods = ReferenceMaterial.HA, ReferenceMaterial.K2HPO4
+    score = Quantity.TRABECULAR_BONE_SCORE
+    return with_result(
+        series,
+        measurements=(*result.measurements, *projected, *calibrated),
+        evaluations=(
+            *result.evaluations,
+            Evaluation(BoneFinding.IMPAIRED_MICROARCHITECTURE, None, "tbs@1", score),
+            Evaluation(BoneFinding.OSTEOPENIA, None, POLICY, Quantity.CALIBRATED_BMD),
+        ),
+        class_probabilities=tuple(
+            ClassProbability(finding, value, level, str(DENSITY))
+            for level in (l1, l2, None)
+            for finding, value in zip(CLASSES, (0.1, 0.7, 0.2), strict=True)
+        ),
+        areal_levels=(l1, l2, l3),
+        calibrated_levels=(l1,),
+        calibrations=(
+            Calibration(Quantity.VOLUMETRIC_BMD, network, str(DENSITY), own, 1.0, 0.0),
+            Calibration(Quantity.CALIBRATED_BMD, table, "CT 2", rods, 0.81, 3.5, ("kvp-2026",)),
+        ),
+        models=(*result.models, PROJECTED),
+    )
 
 
 @pytest.fixture

@@ -1,50 +1,56 @@
-"""Every word of ours has a code that DICOM can hold, and standard codes are the standard's."""
+"""The words of records, reports, SQL and documentation are one table."""
+
+from pathlib import Path
 
 import pytest
-from pydicom.sr.codedict import codes as standard
 from pydicom.sr.coding import Code
 
 from dicom_node.report import codes
-from engine.records import BoneFinding, Quantity, Reason, VertebralLevel
+from dicom_node.report.code_page import page
+from engine.records import BoneFinding, CalibrationMethod, Quantity, Reason, VertebralLevel
+
+ROOT = Path(__file__).parents[3]
 
 
-def all_codes() -> list[Code]:
-    quantities = [code for said in codes.QUANTITIES.values() for code in said if code is not None]
-    single = [value for value in vars(codes).values() if isinstance(value, Code)]
-    reasons = [codes.reason_code(reason) for reason in Reason]
-    return [*quantities, *single, *reasons, *codes.FINDINGS.values(), *codes.LEVELS.values()]
+def said() -> list[Code]:
+    tables = (codes.FINDINGS, codes.LEVELS, codes.CLASSES, codes.PROBABILITIES, codes.CALIBRATION_METHODS)
+    headings = [one for one in vars(codes).values() if isinstance(one, Code)]
+    return [
+        *headings,
+        *(code for table in tables for code in table.values()),
+        *(one.concept for one in codes.QUANTITIES.values()),
+        *(codes.reason_code(reason) for reason in Reason),
+    ]
 
 
-def test_every_word_has_a_code():
-    assert set(codes.QUANTITIES) == set(Quantity)
-    assert set(codes.FINDINGS) == set(BoneFinding)
-    assert set(codes.LEVELS) == set(VertebralLevel)
-    assert set(codes.REASONS) == set(Reason)
+def test_the_page_is_what_the_table_says():
+    assert (ROOT / "docs" / "codes.md").read_text() == page(), "python -m dicom_node.report.code_page > docs/codes.md"
 
 
-@pytest.mark.parametrize("quantity", Quantity)
-def test_a_quantity_is_written_in_its_own_unit(quantity):
-    assert codes.QUANTITIES[quantity].unit.value == quantity.ucum
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        (Quantity, codes.QUANTITIES),
+        (BoneFinding, codes.FINDINGS),
+        (VertebralLevel, codes.LEVELS),
+        (Reason, codes.REASONS),
+        (CalibrationMethod, codes.CALIBRATION_METHODS),
+    ],
+)
+def test_every_word_of_the_records_has_its_code(words, table):
+    assert set(words) == set(table)
 
 
-@pytest.mark.parametrize("code", all_codes(), ids=lambda code: code.value)
-def test_a_code_fits_into_dicom(code):
-    assert 0 < len(code.meaning) <= 64
-    assert len(code.scheme_designator) <= 16
-    assert code.meaning.isascii()
-    assert len(code.value) <= 16 or code.scheme_designator == codes.SCHEME  # a long code value is ours alone
+def test_a_private_code_has_one_meaning_and_fits_its_element():
+    """PS3.5: SH holds 16 characters, a Long Code Value more; LO 64."""
+    meanings: dict[str, set[str]] = {}
+    for code in said():
+        if code.scheme_designator == codes.SCHEME:
+            meanings.setdefault(code.value, set()).add(code.meaning)
+        assert len(code.meaning) <= 64
+        assert code.meaning.isascii()
+    assert {value: words for value, words in meanings.items() if len(words) > 1} == {}
 
 
-def test_no_two_meanings_share_a_code():
-    meanings: dict[tuple[str, str], str] = {}
-    for code in all_codes():
-        assert meanings.setdefault((code.scheme_designator, code.value), code.meaning) == code.meaning
-
-
-@pytest.mark.parametrize("level", [level for level in VertebralLevel if level not in ("L6", "S1")])
-def test_levels_are_the_standards(level):
-    assert codes.LEVELS[level] == getattr(standard.SCT, f"{level.value}Vertebra")
-
-
-def test_reasons_keep_their_spelling():
-    assert codes.reason_code(Reason.NO_ELIGIBLE_LEVEL).value == "no_eligible_level"
+def test_units_are_the_quantities_own():
+    assert {q: codes.QUANTITIES[q].unit.value for q in Quantity} == {q: q.ucum for q in Quantity}

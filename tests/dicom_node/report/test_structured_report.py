@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from highdicom.sr import srread
 from highdicom.sr.utils import find_content_items
+from PIL import Image, ImageDraw
 from pydicom import Dataset, dcmread
 from pydicom.sr.coding import Code
+from scipy import ndimage
 
 from dicom_node.report import codes
+from dicom_node.report.measurement_groups import LEADING, outline, why_withheld
 from dicom_node.report.options import RESEARCH_ONLY, ReportOptions
-from dicom_node.report.structured_report import why_withheld
 from dicom_node.report.uids import device_uid, model_uid, report_uid
-from engine.records import BoneFinding, Evaluation, Quantity, Reason, VertebralLevel
+from engine.records import CLASSES, BoneFinding, CalibrationMethod, Evaluation, Quantity, Reason, VertebralLevel
 
 
 def groups_of(path):
@@ -20,9 +23,11 @@ def groups_of(path):
     content = srread(path).content
     groups = [*content.get_volumetric_roi_measurement_groups(), *content.get_image_measurement_groups()]
     sites = {codes.LEVELS[level]: level for level in VertebralLevel}
+    beside = (codes.AREAL_BONE, codes.CALIBRATED_BONE)
     return {
         None if group.finding_type == codes.BONE_DENSITY else sites[group.finding_sites[0].value]: group
         for group in groups
+        if group.finding_type not in beside
     }
 
 
@@ -120,7 +125,7 @@ def test_a_group_points_at_its_segment(case, written, request):
     described = {item.SegmentNumber: item for item in segmentation.SegmentSequence}
     report = srread(paths["sr"])
     groups = report.content.get_volumetric_roi_measurement_groups()
-    assert len(groups) == len(described) == len(analysis.result.levels)
+    assert 2 * len(groups) == len(described) == 2 * len(analysis.result.levels), "cores, then bodies"
     for group in groups:
         (reference,) = group.referenced_segment[0].ReferencedSOPSequence
         segment = described[reference.ReferencedSegmentNumber]
@@ -128,6 +133,74 @@ def test_a_group_points_at_its_segment(case, written, request):
         assert (group.tracking_uid, group.tracking_identifier) == (segment.TrackingUID, segment.TrackingID)
         type_code = segment.SegmentedPropertyTypeCodeSequence[0]
         assert group.finding_sites[0].value == Code(type_code.CodeValue, type_code.CodingSchemeDesignator, "")
+
+
+@pytest.mark.parametrize("case", ["series", "turned"])
+def test_a_viewer_can_draw_each_core_on_its_middle_slice(case, written, request):
+    """The outline's polygon, filled, is the core's slice: to the pixel inside, to half a pixel at its edge."""
+    analysis = request.getfixturevalue(case)
+    groups = srread(written(analysis)["sr"]).content.get_planar_roi_measurement_groups()
+    assert len(groups) == len(analysis.result.levels)
+    for level, group in zip(analysis.result.levels, groups, strict=True):
+        assert group.finding_sites[0].value == codes.LEVELS[level]
+        region = group.roi
+        (reference,) = region.ContentSequence[0].ReferencedSOPSequence
+        k = analysis.volume.sop_instance_uids.index(str(reference.ReferencedSOPInstanceUID))
+        mask = analysis.trabecular.labels[k] == analysis.trabecular.segments.index(level) + 1
+        shown = Image.new("1", mask.shape[::-1])
+        ImageDraw.Draw(shown).polygon([(x - 0.5, y - 0.5) for x, y in region.value], fill=1)
+        filled = ndimage.binary_fill_holes(mask)
+        assert (np.asarray(shown) & filled).sum() > 0.95 * filled.sum()
+        assert not (np.asarray(shown) & ~ndimage.binary_dilation(filled, np.ones((3, 3)))).any()
+        assert np.array_equal(region.value[0], region.value[-1])
+        leading = [number.name for number in group.get_measurements()]
+        expected = {m.quantity for m in analysis.result.measurements if m.finding_site == level}
+        assert leading == [codes.QUANTITIES[q].concept for q in Quantity if q in LEADING and q in expected]
+
+
+def test_an_outline_goes_around_single_pixels_and_along_borders():
+    alone = np.zeros((4, 6), dtype=bool)
+    alone[0, 5] = True
+    line = outline(alone)
+    assert np.array_equal(line[0], line[-1])
+    assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([5.0, 0.0], [6.0, 1.0])
+
+
+def test_areal_density_and_bone_score_have_a_group_of_their_own(complete, written):
+    path = written(complete)["sr"]
+    (areal,) = [g for g in srread(path).content.get_image_measurement_groups() if g.finding_type == codes.AREAL_BONE]
+    assert [site.value for site in areal.finding_sites] == [codes.LEVELS[x] for x in complete.result.areal_levels]
+    said = {m.name: (m.value, m.unit.value) for m in areal.get_measurements()}
+    assert said == {
+        codes.QUANTITIES[Quantity.AREAL_BMD].concept: (0.913, "g/cm2"),
+        codes.QUANTITIES[Quantity.TRABECULAR_BONE_SCORE].concept: (1.287, "1"),
+    }
+    assert words_of(areal) == [
+        (codes.CLASSES[Quantity.TRABECULAR_BONE_SCORE], codes.FINDINGS[BoneFinding.IMPAIRED_MICROARCHITECTURE])
+    ]
+    assert "tbs@1" in [item.TextValue for item in code_items(path, codes.POLICY)]
+
+
+def test_a_calibrated_density_names_its_line_and_material(complete, written):
+    path = written(complete)["sr"]
+    groups = srread(path).content.get_image_measurement_groups()
+    (calibrated,) = [group for group in groups if group.finding_type == codes.CALIBRATED_BONE]
+    assert [site.value for site in calibrated.finding_sites] == [codes.LEVELS[VertebralLevel.L1]]
+    texts = [item.TextValue for item in code_items(path, codes.CALIBRATION)]
+    assert texts == [
+        "volumetric_bmd: network reference-vbmd@0.1.0; reference material HA; 1 x + 0 mg/cm3",
+        "calibrated_bmd: site_table CT 2; reference material K2HPO4; 0.81 x + 3.5 mg/cm3; corrected for kvp-2026",
+    ]
+    level = groups_of(path)[VertebralLevel.L1]
+    (number,) = [m for m in level.get_measurements() if m.name == codes.QUANTITIES[Quantity.CALIBRATED_BMD].concept]
+    assert number.method == codes.CALIBRATION_METHODS[CalibrationMethod.SITE_TABLE]
+
+
+def test_probabilities_name_their_class(complete, written):
+    groups = groups_of(written(complete)["sr"])
+    for level in (VertebralLevel.L1, None):
+        said = {m.name: float(m.value) for m in groups[level].get_measurements()}
+        assert [said[codes.PROBABILITIES[finding]] for finding in CLASSES] == [0.1, 0.7, 0.2]
 
 
 @pytest.mark.parametrize("case", ["series", "without_cores"])
@@ -155,11 +228,17 @@ def test_the_evidence_is_the_analysed_images_and_the_segmentation(case, written,
 
 def test_the_library_lists_one_slice_a_level(series, written):
     report = dcmread(written(series)["sr"])
-    images = [str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in code_items_of(report, "Source")]
+    (library,) = code_items_of_tree(report, "Image Library")
+    images = [str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in code_items_of(library, "Source")]
     assert len(images) == len(set(images)) == len(series.result.levels)
     for level, uid in zip(series.result.levels, images, strict=True):
         number = series.trabecular.segments.index(level) + 1
         assert (series.trabecular.labels[series.volume.sop_instance_uids.index(uid)] == number).any()
+
+
+def code_items_of_tree(report, meaning):
+    found = find_content_items(report, value_type="CONTAINER", recursive=True)
+    return [item for item in found if item.ConceptNameCodeSequence[0].CodeMeaning == meaning]
 
 
 def code_items_of(report, meaning):

@@ -24,7 +24,8 @@ PIXELMED_ALLOWED = (
     # PS3.16 renamed the item after this build of the tool: "Source Series" became lower case and back
     r'.*Code \(121232,DCM,"Source Series for Segmentation"\) has different code meaning.*',
     # qualitative evaluations came into TID 1411 and 1501 after this build (PS3.16, "and Qualitative Evaluations")
-    r".*/(CODE|TEXT) \((DENSITY-CLASS|WITHHELD|POLICY|111052),(99TRABECULA|DCM),[^/]*: Content Item not in template",
+    r".*/(CODE|TEXT) \(((DENSITY|CBMD|TBS)-CLASS|WITHHELD|POLICY|111052|122505),(99TRABECULA|DCM),[^/]*"
+    r": Content Item not in template",
 )
 PIXELMED = Path("/usr/share/java/pixelmed.jar")
 
@@ -62,7 +63,7 @@ def bare(dataset: Dataset) -> None:
 
 
 HEADERS = {change.__name__: change for change in (aged, japanese, arabic, unicode, bare)}
-CASES = ["series", "thick", "turned", "withheld", "without_cores", *HEADERS]
+CASES = ["series", "complete", "thick", "turned", "withheld", "without_cores", *HEADERS]
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def objects(request, written, changed):
     """All objects of a case."""
     name = request.param
     analysis = changed(HEADERS[name]) if name in HEADERS else request.getfixturevalue(name)
-    return written(analysis, ReportOptions(picture=name in ("series", "withheld", "bare", "arabic")))
+    return written(analysis, ReportOptions(picture=name in ("complete", "withheld", "bare", "arabic")))
 
 
 @pytest.mark.dcmtk
@@ -97,16 +98,16 @@ def test_dicom3tools_and_dcmtk_find_no_fault(objects):
     shutil.which("java") is None or not PIXELMED.is_file(),
     reason="PixelMed's validator (pixelmed-apps) is not installed",
 )
-@pytest.mark.parametrize("with_segment", [True, False], ids=["TID 1411", "TID 1501"])
-def test_pixelmed_finds_the_templates(with_segment, series, written, tmp_path):
+@pytest.mark.parametrize("template", ["TID 1411", "TID 1410", "TID 1501"])
+def test_pixelmed_finds_the_templates(template, complete, written, tmp_path):
     """
     It settles for a whole document which one template all groups follow, though TID 1500 lets them
     mix; so the groups of each template are handed to it by themselves. Two levels do: one with a
     density, one where it is withheld.
     """
-    two = replace(series, result=replace(series.result, levels=(VertebralLevel.L2, VertebralLevel.L3)))
+    two = replace(complete, result=replace(complete.result, levels=(VertebralLevel.L2, VertebralLevel.L3)))
     path = tmp_path / "part.dcm"
-    _groups_only(dcmread(written(two)["sr"]), with_segment).save_as(path)
+    _groups_only(dcmread(written(two)["sr"]), template).save_as(path)
     limits = [f"-Djdk.xml.xpath{name}=0" for name in ("ExprOpLimit", "TotalOpLimit", "ExprGrpLimit")]
     command = ["java", *limits, "-cp", str(PIXELMED), "com.pixelmed.validate.DicomSRValidator"]
     command += ["-checkcontentitemorder", "-checktemplateid", str(path)]
@@ -117,15 +118,17 @@ def test_pixelmed_finds_the_templates(with_segment, series, written, tmp_path):
     assert [line for line in odd if not any(re.fullmatch(known, line) for known in PIXELMED_ALLOWED)] == []
 
 
-def _groups_only(report: Dataset, with_segment: bool) -> Dataset:
-    """The document with those groups only that refer to a segment, or only those that do not."""
+def _groups_only(report: Dataset, template: str) -> Dataset:
+    """The document with those groups only that follow one template."""
     (measurements,) = [
         item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
     ]
+    region = {"TID 1411": "IMAGE", "TID 1410": "SCOORD", "TID 1501": None}[template]
     measurements.ContentSequence = [
         group
         for group in measurements.ContentSequence
-        if any(item.ValueType == "IMAGE" for item in group.ContentSequence) is with_segment
+        if region
+        == next((one.ValueType for one in group.ContentSequence if one.ValueType in ("IMAGE", "SCOORD")), None)
     ]
-    assert len(measurements.ContentSequence) == (2 if with_segment else 1)
+    assert len(measurements.ContentSequence) == (3 if region is None else 2)
     return report

@@ -1,6 +1,6 @@
 """Phantoms whose tissues are known, as a perfect network would see them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from engine.records import VertebralLevel
 from engine.volume import Geometry, TissueMap
 from exporters.reference.spine_phantom import (
-    PLAIN,
     PhantomOptions,
     SpinePhantom,
     draw_phantom,
@@ -17,6 +16,8 @@ from exporters.reference.spine_phantom import (
     rasterise,
 )
 from exporters.reference.vertebra import TISSUES
+
+PLAIN = PhantomOptions(fracture=0.0, transitional=0.0, metal=0.0, arms=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,6 @@ def truths() -> tuple[Truth, ...]:
 @pytest.fixture(scope="session")
 def transitional_truths() -> tuple[Truth, ...]:
     """A patient with six lumbar bodies, and one with ribs at L1."""
-    odd = replace(PLAIN, transitional=1.0)
+    odd = PhantomOptions(fracture=0.0, transitional=1.0, metal=0.0, arms=0.0)
     found = {draw_phantom(seed, options=odd).levels[-1]: seed for seed in range(8, 0, -1)}
     return tuple(raster_truth(seed, odd) for seed in found.values())
