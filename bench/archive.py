@@ -14,9 +14,7 @@ from pathlib import Path
 from engine.records import VertebralLevel
 from exporters.reference.phantom_series import SeriesTruth, write_series
 from exporters.reference.scanner import scanner
-from exporters.reference.spine_phantom import PhantomOptions, draw_phantom, field_of_view
-
-PLAIN = PhantomOptions(fracture=0.0, bone_island=0.0, transitional=0.0, metal=0.0)
+from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
 
 
 @dataclass(frozen=True)

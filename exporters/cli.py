@@ -29,6 +29,7 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe's path, or its name in
 Workshop = Annotated[Path, typer.Option(help="Where cases, crops and checkpoints lie.")]
 Models = Annotated[Path, typer.Option(help="The model folder that packages go into.")]
 Device = Annotated[str, typer.Option(help="What torch computes on: cpu, cuda, ...")]
+Start = Annotated[Path | None, typer.Option(help="An exported VB-Net of the recipe's shape to begin with.")]
 Threads = Annotated[int, typer.Option(help="Threads of one computation; 0: all.")]
 Processes = Annotated[int, typer.Option(help="Processes that draw phantoms; 0: as many as there are processors.")]
 
@@ -47,11 +48,12 @@ HERE = Path(".cache/workshop")
 @app.command()
 def make(
     recipe: RecipeName, workshop: Workshop = HERE, models: Models = PACKAGED_MODELS, device: Device = "cpu",
-    threads: Threads = 0, processes: Processes = 0, cards: Annotated[Path, typer.Option(help="Cards' folder.")] = CARDS,
+    threads: Threads = 0, processes: Processes = 0, start: Start = None,
+    cards: Annotated[Path, typer.Option(help="Cards' folder.")] = CARDS,
 ) -> None:  # fmt: skip
     """Remake a model from its recipe: draw, train, export, hold against the network, evaluate."""
     plan = find_recipe(recipe)
-    _train(plan, workshop, device, threads, processes)
+    _train(plan, workshop, device, threads, processes, start)
     _export(plan, workshop, models)
     _evaluate(plan, models, threads, cards)
 
@@ -63,9 +65,10 @@ def train(
     device: Device = "cpu",
     threads: Threads = 0,
     processes: Processes = 0,
+    start: Start = None,
 ) -> None:
     """Draw what is missing and train; goes on where an interrupted training stopped."""
-    _train(find_recipe(recipe), workshop, device, threads, processes)
+    _train(find_recipe(recipe), workshop, device, threads, processes, start)
 
 
 @app.command()
@@ -142,7 +145,7 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _train(plan: Recipe, workshop: Path, device: str, threads: int, processes: int) -> None:
+def _train(plan: Recipe, workshop: Path, device: str, threads: int, processes: int, start: Path | None) -> None:
     from exporters.reference.training import train as learn
     from exporters.workshop import bench_of, prepare
 
@@ -159,7 +162,7 @@ def _train(plan: Recipe, workshop: Path, device: str, threads: int, processes: i
         def learnt(step: int, loss: float, seconds: float) -> None:
             progress.update(learning, completed=step, note=f"loss {loss:.4f}, {seconds:.2f} s a step")
 
-        learn(plan, bench, device=device, threads=threads, report=learnt)
+        learn(plan, bench, device=device, threads=threads, start=start, report=learnt)
 
 
 def _export(plan: Recipe, workshop: Path, models: Path) -> None:

@@ -125,7 +125,7 @@ calibration = sa.Table(  # what a density rests on: value = slope * (HU, or a ne
     sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("quantity", Word(Quantity), nullable=False),
     sa.Column("method", Word(CalibrationMethod), nullable=False),
-    sa.Column("name", SafeText(130), nullable=False),
+    sa.Column("source", SafeText(130), nullable=False),
     sa.Column("reference_material", Word(ReferenceMaterial), nullable=False),
     sa.Column("slope", sa.Double, nullable=False),
     sa.Column("intercept", sa.Double, nullable=False),  # mg/cm3

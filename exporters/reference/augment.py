@@ -20,12 +20,15 @@ KNOTS = np.array([-1100.0, -900, -100, 0, 40, 90, 160, 300, 600, 3100])
 def draw_patch(case: Case, shape: tuple[int, ...], rng: np.random.Generator) -> Patch:
     """A patch of a case, on the spine more often than not, as some scanner might see it."""
     soft, mineral, labels = case
-    centre = _centre(labels, rng)
+    centre = _centre(case, rng)
     reach = [int(np.ceil(0.72 * n)) for n in shape]
     low = [c - r for c, r in zip(centre, reach, strict=True)]
     size = [2 * r for r in reach]
     slope = float(np.exp(rng.normal(np.log(1.33), 0.25)))
-    block = _cut(soft, low, size, AIR) + slope * _cut(mineral, low, size, 0.0)
+    block = _cut(soft, low, size, AIR)
+    if rng.random() < 0.3:
+        block = _repaint(block, rng)
+    block += slope * _cut(mineral, low, size, 0.0)
     truth = _cut(labels, low, size, 0).astype(np.uint8)
     hounsfield, tissue = _warp(block, truth, shape, rng)
     if rng.random() < 0.5:
@@ -45,6 +48,8 @@ def randomise(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: n
         _add_lumps(hounsfield, tissue, rng)
     if rng.random() < 0.35:
         _enhance(hounsfield, tissue, rng)
+    if rng.random() < 0.12:
+        _streaks(hounsfield, rng)
     if rng.random() < 0.3:
         hounsfield += _smooth_field(hounsfield.shape, 6, rng) * np.float32(rng.uniform(5, 30))
     if rng.random() < 0.5:
@@ -57,15 +62,20 @@ def randomise(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: n
     return np.asarray(hounsfield, dtype=np.float32), tissue
 
 
-def _centre(labels: NDArray[np.uint8], rng: np.random.Generator) -> list[int]:
-    if rng.random() < 0.85:
-        wanted = int(rng.choice([1, 1, 2, 3, 4, 4, 5]))
-        for _ in range(60):
-            k = int(rng.integers(labels.shape[0]))
-            found = np.argwhere(labels[k] == wanted)
-            if len(found):
-                j, i = found[int(rng.integers(len(found)))]
-                return [k, int(j), int(i)]
+def _centre(case: Case, rng: np.random.Generator) -> list[int]:
+    """A voxel of some tissue of the spine, or one as bright as bone that is none, or any."""
+    soft, mineral, labels = case
+    draw = rng.random()
+    for _ in range(60 if draw < 0.85 else 0):
+        k = int(rng.integers(labels.shape[0]))
+        if draw < 0.65:
+            wanted = labels[k] == int(rng.choice([1, 1, 2, 3, 4, 4, 4, 5]))
+        else:
+            wanted = (labels[k] == 0) & (soft[k] + mineral[k] > 110)
+        found = np.argwhere(wanted)
+        if len(found):
+            j, i = found[int(rng.integers(len(found)))]
+            return [k, int(j), int(i)]
     return [int(rng.integers(n)) for n in labels.shape]
 
 
@@ -80,6 +90,24 @@ def _cut(values: NDArray[np.generic], low: list[int], size: list[int], outside: 
         source.append(slice(a, b))
     block[tuple(inside)] = values[tuple(source)]
     return block
+
+
+def _repaint(soft: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Tissues in other intensities: any fluid may be as bright as bone, fat and muscle may lie close together."""
+    knots = np.array([-1100.0, -600, -130, -60, 0, 30, 55, 90, 180, 330, 700, 1600])
+    values = knots + rng.normal(0, [5, 60, 25, 25, 20, 25, 25, 60, 120, 160, 200, 200])
+    lit = int(rng.integers(5, 10))  # one range of intensities stands out
+    values[lit] += float(rng.choice([-60.0, 150.0, 400.0]))
+    return np.interp(soft, knots, values).astype(np.float32)
+
+
+def _streaks(hounsfield: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Rays in the slices from something too dense for the beam, in place."""
+    k, j, i = hounsfield.shape
+    x, y = np.meshgrid(np.arange(i) - rng.uniform(-0.2, 1.2) * i, np.arange(j) - rng.uniform(-0.2, 1.2) * j)
+    rays = np.sin(np.arctan2(y, x) * int(rng.integers(6, 30)) + rng.uniform(0, 6)) / (1 + np.hypot(x, y) / 12)
+    along = np.exp(-(((np.arange(k) - rng.uniform(0, k)) / rng.uniform(3, 20)) ** 2))
+    hounsfield += (along[:, None, None] * rays * rng.uniform(40, 250)).astype(np.float32)
 
 
 def _warp(

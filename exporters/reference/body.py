@@ -1,5 +1,5 @@
 """
-What lies around a spine: skin, fat, muscles, lungs, vessels, organs, bowel, pelvis, the table.
+What lies around a spine: skin, fat, muscles, lungs, vessels of the belly, organs, bowel, the table.
 
 None of it is anatomy for its own sake. It is what a network must learn not to take for a vertebra,
 and what surrounds a rib so that the rib can be counted.
@@ -9,15 +9,17 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.volume import Geometry
-from exporters.reference.canvas import Canvas, Field, Region, capsule, ellipsoid, ring
+from exporters.reference.canvas import Canvas, Field, Region, ellipsoid, ring
+from exporters.reference.chest import Blood
 from exporters.reference.trunk import SQUARE, Trunk
 from exporters.reference.vertebra import Vertebra, paint_rod
 
 
-def paint_trunk(canvas: Canvas, trunk: Trunk, sacrum: Vertebra, contrast: str | None) -> None:
-    """Paint everything that lies behind the bones of the spine."""
+def paint_trunk(canvas: Canvas, trunk: Trunk, contrast: str | None) -> None:
+    """Paint everything soft that lies behind the bones of the spine, but for the chest's vessels."""
     draw = np.random.default_rng(trunk.organ_seed)
     table(canvas, trunk)
     for region in canvas.slabs():
@@ -29,24 +31,26 @@ def paint_trunk(canvas: Canvas, trunk: Trunk, sacrum: Vertebra, contrast: str | 
         canvas.paint(region, below, trunk.fat_hu)
     _organs(canvas, trunk, draw, contrast)
     grain = _coarse_noise(canvas.geometry, 6.0, draw)
+    fluid = float(draw.uniform(10, 50)) if draw.random() < 0.15 else 0.0
     for region in canvas.slabs():
-        _lungs(canvas, trunk, region, grain)
-    if trunk.arms:
-        _arms(canvas, trunk)
+        _lungs(canvas, trunk, region, grain, fluid)
+
+
+def paint_along_spine(canvas: Canvas, trunk: Trunk, blood: Blood) -> None:
+    """Paint what lies right beside the spine: muscles, the canal, aorta and caval vein."""
     _muscles(canvas, trunk)
-    _vessels(canvas, trunk, contrast)
-    _pelvis(canvas, trunk, sacrum)
-    _shoulders(canvas, trunk)
+    _vessels(canvas, trunk, blood)
 
 
-def paint_foreground(canvas: Canvas, trunk: Trunk, bones: tuple[Vertebra, ...]) -> None:
-    """Paint what may lie over the spine: rarely, a pair of screws."""
-    if not trunk.metal:
-        return
-    for bone in [bone for bone in bones if bone.name in ("L3", "L4")]:
-        for side in (-1, 1):
-            a, b = bone.point(side * 9, -8, 2), bone.point(side * 15, bone.depth / 2 + 22, 4)
-            paint_rod(canvas, np.array([a, b]), 2.6, 1.0, 0.0, 4500.0, 0.0, None)
+def paint_screws(canvas: Canvas, bones: tuple[Vertebra, ...]) -> None:
+    """Paint a pair of screws into each vertebra that has metal, and the rods that join them."""
+    held = [bone for bone in bones if bone.metal]
+    for side in (-1, 1):
+        heads = [bone.point(side * 15, bone.depth / 2 + 22, 4) for bone in held]
+        for bone, head in zip(held, heads, strict=True):
+            paint_rod(canvas, np.array([bone.point(side * 9, -8, 2), head]), bone.metal, 1.0, 0.0, 4500.0, 0.0, None)
+        if len(heads) > 1:
+            paint_rod(canvas, np.array(heads), 2.8, 1.0, 0.0, 4500.0, 0.0, None)
 
 
 def table(canvas: Canvas, trunk: Trunk) -> None:
@@ -78,8 +82,8 @@ def _diaphragm(trunk: Trunk, region: Region) -> Field:
     return np.asarray(trunk.dome - behind - aside, dtype=np.float32)
 
 
-def _lungs(canvas: Canvas, trunk: Trunk, region: Region, grain: Field) -> None:
-    """Air above the diaphragm, on both sides of the mediastinum, back to the ribs beside the spine."""
+def _lungs(canvas: Canvas, trunk: Trunk, region: Region, grain: Field, fluid: float) -> None:
+    """Air above the diaphragm, on both sides of the mediastinum, back to the ribs; `fluid` mm deep lies behind it."""
     if float(region.z.max()) < trunk.dome - 110 or float(region.z.min()) > trunk.first_thoracic + 40:
         return
     sx, sy = (trunk.at(region.z, [s[axis] for s in trunk.spine]) for axis in (0, 1))
@@ -93,6 +97,8 @@ def _lungs(canvas: Canvas, trunk: Trunk, region: Region, grain: Field) -> None:
     apex = (region.z - trunk.first_thoracic - 12) + 0.35 * np.clip(np.abs(region.x - mx) - 40, 0, 100)
     lung = np.maximum(np.maximum(inside, above), np.maximum(behind, apex)).astype(np.float32)
     canvas.paint(region, lung, trunk.lung + 70 * np.clip(_enlarged(grain, canvas, region), -1.5, 4) ** 2)
+    if fluid:
+        canvas.paint(region, np.maximum(lung, sy + half + np.float32(18 - fluid) - region.y).astype(np.float32), 14.0)
 
 
 def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: str | None) -> None:
@@ -120,16 +126,15 @@ def _organs(canvas: Canvas, trunk: Trunk, draw: np.random.Generator, contrast: s
         stretch = draw.uniform(0.8, 2.0, 3)
         blob(centre, radius * stretch, float(draw.normal(38, 8)))
         if draw.random() < 0.35:
-            blob(centre, 0.75 * radius * stretch, float(draw.choice([-900.0, -60.0, 20.0, 180.0])))
+            blob(centre, 0.75 * radius * stretch, float(draw.choice([-900.0, -60.0, 20.0, 180.0, 400.0])))
     blob((-0.45 * width, my - 0.15 * depth, dome - 72), (0.55 * width, 0.75 * depth, 72), trunk.liver + extra)
     blob((0.62 * width, my + 0.28 * depth, dome - 62), (30, 42, 50), trunk.liver - 6 + 1.3 * extra)
     blob((0.35 * width, my - 0.4 * depth, dome - 55), (42, 40, 45), float(draw.choice([25.0, 35.0, -850.0])))
     for side in (-1, 1):
         kidney = (side * 58.0, my + 0.30 * depth, trunk.last_thoracic - 48 - 8 * (side < 0))
         blob(kidney, (26, 27, 54), 33 + (150 if contrast else 0))
-        blob(kidney, (9, 11, 24), trunk.fat_hu * 0.6)
-    heart = trunk.blood + {None: 0.0, "arterial": 230.0, "venous": 95.0}[contrast] * trunk.iodine
-    blob((12, my - 0.45 * depth, dome - 5), (62, 45, 48), heart)
+        pelvis = 600.0 if contrast == "venous" and trunk.iodine > 1.2 else trunk.fat_hu * 0.6  # late: iodine in urine
+        blob(kidney, (9, 11, 24), pelvis)
 
 
 def _muscles(canvas: Canvas, trunk: Trunk) -> None:
@@ -155,86 +160,56 @@ def _muscles(canvas: Canvas, trunk: Trunk) -> None:
         canvas.paint(region, canal + 2.5, 22.0)
 
 
-def _vessels(canvas: Canvas, trunk: Trunk, contrast: str | None) -> None:
-    extra = {None: 0.0, "arterial": 240.0, "venous": 95.0}[contrast] * trunk.iodine
-    late = {None: 0.0, "arterial": 10.0, "venous": 85.0}[contrast] * trunk.iodine
+def _vessels(canvas: Canvas, trunk: Trunk, blood: Blood) -> None:
+    """Aorta and caval vein, their branches to kidneys and legs, calcium in the wall."""
     z = np.asarray(trunk.z)
     spine, half = np.asarray(trunk.spine), np.asarray(trunk.body_half)
     up = np.clip((z - trunk.last_thoracic) / 60, 0, 1)
-    bottom, top = trunk.sacrum[2] + 65, trunk.first_thoracic - 60
+    bottom, top = trunk.sacrum[2] + 65, trunk.first_thoracic - 85
     use = (z > bottom) & (z < top)
     aorta = np.stack([spine[:, 0] + 9 + 14 * up, spine[:, 1] - half[:, 1] - 14 + 12 * up, z], axis=1)[use]
-    cava = np.stack([spine[:, 0] - 17, spine[:, 1] - half[:, 1] - 13 - 10 * up, z], axis=1)[use & (z < trunk.dome)]
-    paint_rod(canvas, cava, 11.0, 1.0, trunk.blood + late, 0.0, 0.0, None)
-    paint_rod(canvas, aorta, 11.5, 1.0, trunk.blood + extra, 0.0, 0.0, None)
+    cava = np.stack([spine[:, 0] - 17, spine[:, 1] - half[:, 1] - 13 - 10 * up, z], axis=1)[use & (z < trunk.dome + 15)]
+    azygos = np.stack([spine[:, 0] - 7, spine[:, 1] - half[:, 1] - 5, z], axis=1)[use & (z > trunk.last_thoracic)]
+    for path, radius, hu in ((cava, 11.0, blood.veins), (azygos, 3.2, 0.5 * (blood.veins + blood.left)),
+                             (aorta, 11.5, blood.left)):  # fmt: skip
+        paint_rod(canvas, path, radius, 1.0, hu, 0.0, 0.0, None)
+    branches = [(aorta, blood.left, side, reach, drop, height) for side, reach, drop, height in (
+        (-1, 55.0, 8.0, -45.0), (1, 45.0, 8.0, -42.0), (1, -14.0, 60.0, -20.0))]  # fmt: skip
+    branches += [(cava, blood.veins, -1, 40.0, 10.0, -48.0), (cava, blood.veins, 1, 75.0, 4.0, -44.0)]
+    for path, hu, side, reach, drop, height in branches:
+        start = _at_height(path, trunk.last_thoracic + height)
+        bend = start + np.array([side * 0.4 * reach, -6.0, -0.3 * drop])
+        stop = start + np.array([side * reach, 12.0 if reach > 0 else -18.0, -drop])
+        paint_rod(canvas, np.array([start, bend, stop]), 3.4, 1.0, hu, 0.0, 0.0, None)
+    for path, hu in ((aorta, blood.left), (cava, blood.veins)):
+        for side in (-1, 1):
+            stop = path[0] + np.array([side * 48.0, -12.0, -75.0])
+            paint_rod(
+                canvas,
+                np.array([path[0], stop, stop + np.array([side * 15.0, -35.0, -60.0])]),
+                6.0,
+                1.0,
+                hu,
+                0.0,
+                0.0,
+                None,
+            )
+    _calcium(canvas, trunk, aorta)
+
+
+def _at_height(path: NDArray[np.float64], z: float) -> NDArray[np.float64]:
+    return np.asarray(path[int(np.abs(path[:, 2] - z).argmin())])
+
+
+def _calcium(canvas: Canvas, trunk: Trunk, aorta: NDArray[np.float64]) -> None:
+    """Plaques in the wall of the aorta."""
     draw = np.random.default_rng(trunk.organ_seed + 1)
     for _ in range(int(14 * max(0.0, trunk.calcified - 0.3))):
-        centre = aorta[draw.integers(len(aorta))] if len(aorta) else None
-        if centre is None:
-            return
+        centre = aorta[draw.integers(len(aorta))]
         angle = draw.uniform(0, 2 * np.pi)
         at = centre + np.array([10.5 * np.cos(angle), 10.5 * np.sin(angle), 0])
-        paint_rod(
-            canvas,
-            np.array([at, at + draw.normal(0, 3, 3)]),
-            float(draw.uniform(0.8, 2.0)),
-            1.0,
-            60.0,
-            450.0,
-            0.0,
-            None,
-        )
-
-
-def _pelvis(canvas: Canvas, trunk: Trunk, sacrum: Vertebra) -> None:
-    """Iliac wings: curved plates from the sacrum's sides forwards."""
-    x0, y0, z0 = sacrum.centre
-    for side in (-1, 1):
-        region = canvas.region((min(x0 + side * 30, x0 + side * 160), y0 - 110, z0 - 130),
-                               (max(x0 + side * 30, x0 + side * 160), y0 + 75, z0 + 70))  # fmt: skip
-        if region is None:
-            continue
-        u, v, w = side * (region.x - x0), region.y - y0, region.z - z0
-        forward = np.clip((42 - v) / 130, -0.2, 1.2)
-        plate = u - (52 + 78 * np.clip(forward, 0, 1.2) ** 0.8 + 0.18 * w)
-        thick = 5.0 + 4.0 * np.exp(-(((v - 30) / 25) ** 2))
-        crest = w - (38 - 90 * (forward - 0.42) ** 2)
-        bottom = -w - 95
-        ends = np.maximum(v - 58, -v - 85)
-        bone = np.maximum(np.maximum(np.abs(plate) * 0.8 - thick, crest), np.maximum(bottom, ends)).astype(np.float32)
-        canvas.paint(region, bone, sacrum.marrow, 0.8 * sacrum.vbmd, 70.0)
-
-
-def _shoulders(canvas: Canvas, trunk: Trunk) -> None:
-    """Sternum, shoulder blades and collar bones: bone that is no spine and no rib."""
-    top = trunk.first_thoracic
-    mx, my, depth = (float(np.interp(top - 90, trunk.z, values)) for values in (
-        [m[0] for m in trunk.middle], [m[1] for m in trunk.middle], trunk.half_depth))  # fmt: skip
-    front = my - depth
-    paint_rod(canvas, np.array([(mx, front + 16, top - 25), (mx, front + 7, top - 80), (mx, front + 5, top - 190)]),
-              6.5, 0.9, 30.0, 90.0, 60.0, None)  # fmt: skip
-    for side in (-1, 1):
-        for n in range(5):
-            start = (mx + side * (72 + 6 * n), my + 0.90 * depth - 4 * n, top - 8 - 6 * n)
-            stop = (mx + side * (82 + 3 * n), my + 0.86 * depth - 6 * n, top - 118 + 14 * n)
-            paint_rod(canvas, np.array([start, stop]), 3.2, 1.0, 20.0, 120.0, 60.0, None)
-        collar = np.array([(mx + side * 14, front + 20, top - 20), (mx + side * 80, front + 30, top + 8),
-                           (mx + side * 130, my + 10, top + 18)])  # fmt: skip
-        paint_rod(canvas, collar, 5.0, 1.0, 20.0, 150.0, 80.0, None)
-
-
-def _arms(canvas: Canvas, trunk: Trunk) -> None:
-    out = max(trunk.half_width) + trunk.fat + 48
-    for side in (-1, 1):
-        x, y = trunk.middle[0][0] + side * out, trunk.middle[0][1] + 20
-        region = canvas.region((x - 60, y - 60, trunk.z[0]), (x + 60, y + 60, trunk.first_thoracic - 40))
-        if region is None:
-            continue
-        flesh = np.sqrt((region.x - x) ** 2 + (region.y - y) ** 2) - 40 + 0 * region.z
-        canvas.paint(region, flesh.astype(np.float32), trunk.fat_hu)
-        canvas.paint(region, (flesh + 8).astype(np.float32), trunk.muscle)
-        rod = capsule(region.x, region.y, region.z, (x, y, trunk.z[0]), (x, y, trunk.first_thoracic), 11.0)
-        canvas.paint(region, rod, -40.0, 0.0, 260.0)
+        path = np.array([at, at + draw.normal(0, 3, 3)])
+        paint_rod(canvas, path, float(draw.uniform(0.8, 2.0)), 1.0, 60.0, 450.0, 0.0, None)
 
 
 def _chunks(trunk: Trunk) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from engine.resampling import AIR
 from engine.volume import Box, Geometry, Vector
 
 CORTEX = 900.0  # mg/cm3 of compact bone (Silva 1994)
+DENSEST = 1100.0  # mg/cm3 that a shell adds up to: surfaces that meet in a voxel are still bone, no metal
 Field = NDArray[np.float32]
 Number = float | NDArray[np.floating]
 
@@ -101,7 +102,9 @@ class Canvas:
         if not np.isscalar(shell) or shell:
             middle = shell * np.float32(5.0 / CORTEX)  # mm below the surface: half the cortex's thickness
             near = np.clip(1.5 - 2.0 * np.abs(distance + middle) / self.edge_mm, 0.0, 1.0)  # its integral is edge_mm
-            self.mineral[at] += near * (shell * np.float32(10.0 / self.edge_mm))  # mg/cm2 over mm -> mg/cm3
+            below = self.mineral[at]
+            more = below + near * (shell * np.float32(10.0 / self.edge_mm))  # mg/cm2 over mm -> mg/cm3
+            self.mineral[at] = np.maximum(below, np.minimum(more, np.float32(DENSEST)))
             bare = False
         self._any_mineral = self._any_mineral or not bare
         if label is not None:

@@ -51,7 +51,7 @@ def draw_case(recipe: Recipe, number: int) -> Case:
     """One case from its number."""
     rng = np.random.default_rng([recipe.seed, number])
     phantom = draw_phantom(recipe.data.first_seed + number)
-    contrast = (None, None, "arterial", "venous")[int(rng.integers(4))]
+    contrast = (None, None, "arterial", "arterial", "venous")[int(rng.integers(5))]
     step = recipe.manifest.input_spacing_mm
     grid = random_grid(phantom, rng, (step[0], step[1], step[2]))
     truth = rasterise(phantom, grid, contrast=contrast)

@@ -8,7 +8,7 @@ trabecular density, each voxel's tissue, each body's name.
 The patient's frame is DICOM's (x left, y back, z head) with the middle lumbar body at the origin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from engine.records import VertebralLevel
 from engine.volume import CANONICAL, Geometry, Vector
-from exporters.reference.body import paint_foreground, paint_trunk
+from exporters.reference.body import paint_along_spine, paint_screws, paint_trunk
 from exporters.reference.canvas import Canvas
+from exporters.reference.chest import blood_of, paint_chest
+from exporters.reference.findings import FRACTURES, Finding, FindingShares, draw_findings, height_left, painted
+from exporters.reference.girdle import Worn, cartilage, draw_worn, paint_girdle, paint_limbs, paint_worn
 from exporters.reference.trabecular import draw_habitus, draw_texture
 from exporters.reference.trunk import Trunk, draw_trunk, rib_path
 from exporters.reference.vertebra import (
@@ -52,7 +55,14 @@ class PhantomOptions:
     bone_island: float = 0.06
     transitional: float = 0.04  # an L6, or ribs at L1
     metal: float = 0.02
-    arms: float = 0.3  # lie beside the trunk
+    arms: float = 0.3  # lie beside the trunk; as often they are held up
+    haemangioma: float = 0.06
+    schmorl: float = 0.1
+    cement: float = 0.02
+
+
+PLAIN = PhantomOptions(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""Nothing odd happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ class SpinePhantom:
     vertebrae: tuple[Vertebra, ...]  # head to foot, cervical ones first
     sacrum: Vertebra  # frame of S1
     levels: tuple[VertebralLevel, ...]  # that have a number: T1 .. L5 (or L6)
+    findings: dict[VertebralLevel, tuple[Finding, ...]]  # what is wrong, by level; a healthy level is not there
+    worn: Worn
 
     def vertebra(self, level: VertebralLevel) -> Vertebra:
         """The vertebra of a level; S1 is the sacrum's frame."""
@@ -140,13 +152,20 @@ def draw_phantom(
     names, ribbed = _names(rng, odd)
     scale = float(np.clip(rng.normal(1.0, 0.05), 0.85, 1.15)) * (0.90 if sex == "F" else 1.0)
     tall = scale * (1.05 if sex == "F" else 1.0)
-    vertebrae = _vertebrae(rng, names, ribbed, _stack(rng, names, scale, tall), habit, odd)
+    shares = FindingShares(odd.fracture, odd.osteophytes, odd.bone_island, odd.haemangioma, odd.schmorl, odd.cement,
+                           odd.metal)  # fmt: skip
+    numbered = [name for name in names if name[0] != "C"]
+    findings = draw_findings(np.random.default_rng([seed, 31]), numbered, age, shares)
+    left = [height_left(findings, name) for name in names]
+    vertebrae = _vertebrae(rng, names, ribbed, _stack(rng, names, scale, tall, left), habit, findings)
     vertebrae = _filled(vertebrae, np.random.default_rng([seed, 13]))
     factor = vertebrae[-1].tilt / np.deg2rad(TILTS[names[-1]])
     sacrum = _below(vertebrae[-1], float(np.deg2rad(TILTS["S1"]) * (0.6 + 0.4 * factor)), scale, tall)
-    trunk = draw_trunk(rng, sex, scale, vertebrae, sacrum, metal=odd.metal, arms=odd.arms)
+    trunk = draw_trunk(rng, sex, scale, vertebrae, sacrum)
+    worn = draw_worn(np.random.default_rng([seed, 37]), sex, odd.arms)
     levels = tuple(VertebralLevel(name) for name in names if name[0] != "C")
-    return SpinePhantom(seed, sex, age, trunk, vertebrae, sacrum, levels)
+    told = {VertebralLevel(name): some for name, some in findings.items()}
+    return SpinePhantom(seed, sex, age, trunk, vertebrae, sacrum, levels, told, worn)
 
 
 def rasterise(phantom: SpinePhantom, geometry: Geometry, *, contrast: str | None = None) -> Raster:
@@ -156,23 +175,36 @@ def rasterise(phantom: SpinePhantom, geometry: Geometry, *, contrast: str | None
         contrast: None, "arterial" or "venous".
     """
     canvas = Canvas(geometry)
-    bones, trunk = phantom.vertebrae, phantom.trunk
-    paint_trunk(canvas, trunk, phantom.sacrum, contrast)
+    bones, trunk, blood = phantom.vertebrae, phantom.trunk, blood_of(phantom.trunk, contrast)
+    paint_limbs(canvas, trunk, phantom.worn)
+    paint_trunk(canvas, trunk, contrast)
+    paint_chest(canvas, trunk, blood)
+    paint_along_spine(canvas, trunk, blood)
+    paint_girdle(canvas, trunk, phantom.sacrum)
     for above, below in zip(bones, (*bones[1:], phantom.sacrum), strict=True):
         paint_disc(canvas, above, below, trunk.disc)
-    for bone in bones:
-        if bone.rib:
-            for side in (-1, 1):
-                path = rib_path(trunk, bone, side)
-                radius = 3.4 if bone.name not in ("T1", "T12", "L1") else 2.9
-                paint_rod(canvas, path, radius, 0.58, bone.marrow, 60 + 0.6 * bone.vbmd, 75.0, RIB)
+    _paint_ribs(canvas, phantom)
     for bone in bones:
         paint_arch(canvas, bone)
     paint_sacrum(canvas, phantom.sacrum, 5)
     for bone in bones:
         paint_body(canvas, bone)
-    paint_foreground(canvas, trunk, bones)
+    paint_screws(canvas, bones)
+    paint_worn(canvas, trunk, phantom.worn)
     return Raster(geometry, canvas.soft, canvas.mineral, canvas.labels, canvas.levels)
+
+
+def _paint_ribs(canvas: Canvas, phantom: SpinePhantom) -> None:
+    """Ribs from their heads to their ends, and the cartilage of those that reach the breastbone."""
+    trunk = phantom.trunk
+    for bone in phantom.vertebrae:
+        for side in (-1, 1) if bone.rib else ():
+            path = rib_path(trunk, bone, side)
+            radius = (3.4 if bone.name not in ("T1", "T12", "L1") else 2.9) * trunk.rib_size
+            paint_rod(canvas, path, radius, 0.58, bone.marrow, 60 + 0.6 * bone.vbmd, 75.0, RIB)
+            number = int(bone.name[1:])
+            if bone.name[0] == "T" and number <= 10:
+                cartilage(canvas, trunk, path[-1], number, phantom.age)
 
 
 def levels_in_view(phantom: SpinePhantom, geometry: Geometry) -> tuple[VertebralLevel, ...]:
@@ -229,28 +261,24 @@ def _names(rng: np.random.Generator, odd: PhantomOptions) -> tuple[list[str], li
 
 def _vertebrae(
     rng: np.random.Generator, names: Sequence[str], ribbed: Sequence[str], frames: Sequence[Frame], habit: Habit,
-    odd: PhantomOptions,
+    findings: Mapping[str, Sequence[Finding]],
 ) -> tuple[Vertebra, ...]:  # fmt: skip
     """What a patient's vertebrae are made of, head to foot."""
     numbered = [name for name in names if name[0] != "C"]
-    broken = set(rng.choice(numbered, 2, replace=False)) if rng.random() < odd.fracture else set()
-    spurs = float(rng.uniform(1.5, 6)) * (rng.random() < odd.osteophytes) * min(1.0, habit.age / 60)
     processes, last_rib = float(rng.uniform(0.8, 1.2)), float(rng.choice([1.0, 0.7, 0.45]))
     vertebrae = []
     for name, (centre, tilt, lean, (width, depth, height, disc)) in zip(names, frames, strict=True):
         number = 1 + numbered.index(name) if name in numbered else 0
         below_l2 = number - 1 - numbered.index("L2")
-        own = habit.density * float(1 - 0.008 * below_l2 + rng.normal(0, 0.035)) * (1.15 if name in broken else 1.0)
-        lost, whole = float(rng.uniform(0.2, 0.5)) * (name in broken), rng.random() < 0.4
+        own = habit.density * float(1 - 0.008 * below_l2 + rng.normal(0, 0.035))
+        wrong = findings.get(name, ())
+        own *= 1.15 if any(finding.kind in FRACTURES for finding in wrong) else 1.0
         share = (last_rib if name == ribbed[-1] else 1.0) * float(rng.uniform(0.9, 1.1))
         shell = MARROW_SHELL * float(rng.uniform(0.8, 1.3)) * (0.6 + 0.4 * habit.density / 120)
         vertebrae.append(Vertebra(
             name, number, centre, tilt, lean, float(rng.normal(0, 0.02)), width, depth, height, disc, own,
             habit.marrow + float(rng.normal(0, 2)), shell,
-            wedge=0.0 if whole else lost, crush=0.6 * lost if whole else 0.0,
-            osteophyte=spurs * float(rng.uniform(0.2, 1.0)),
-            island=float(rng.uniform(2, 4)) * (rng.random() < odd.bone_island),
-            rib=share if name in ribbed else 0.0, process=processes * float(rng.uniform(0.9, 1.1)),
+            rib=share if name in ribbed else 0.0, process=processes * float(rng.uniform(0.9, 1.1)), **painted(wrong),
         ))  # fmt: skip
     return tuple(vertebrae)
 
@@ -271,7 +299,9 @@ def _filled(vertebrae: tuple[Vertebra, ...], rng: np.random.Generator) -> tuple[
     )  # fmt: skip
 
 
-def _stack(rng: np.random.Generator, names: Sequence[str], scale: float, tall: float) -> list[Frame]:
+def _stack(
+    rng: np.random.Generator, names: Sequence[str], scale: float, tall: float, left: Sequence[float]
+) -> list[Frame]:
     """Centres, tilts and sizes of the vertebrae, head to foot; L3 at the origin."""
     lordosis, kyphosis = float(rng.uniform(0.5, 1.3)), float(rng.uniform(0.6, 1.5))
     bend, phase = float(abs(rng.normal(0, 0.05))), float(rng.uniform(0, 2 * np.pi))
@@ -288,7 +318,8 @@ def _stack(rng: np.random.Generator, names: Sequence[str], scale: float, tall: f
     for n in range(len(names) - 1, 0, -1):
         below, above = _up(tilts[n], leans[n]), _up(tilts[n - 1], leans[n - 1])
         middle = (below + above) / 2
-        step = below * sizes[n][2] / 2 + middle * sizes[n - 1][3] + above * sizes[n - 1][2] / 2
+        halves = [sizes[m][2] * left[m] / 2 for m in (n, n - 1)]
+        step = below * halves[0] + middle * sizes[n - 1][3] + above * halves[1]
         centres.insert(0, centres[0] + step)
     origin = centres[names.index("L3")]
     return [
@@ -304,7 +335,10 @@ def _up(tilt: float, lean: float) -> NDArray[np.float64]:
 def _below(last: Vertebra, tilt: float, scale: float, tall: float) -> Vertebra:
     """The frame of S1 under the last lumbar vertebra."""
     height = 30 * tall
-    down = _up(last.tilt, last.lean) * (last.height / 2) + _up((last.tilt + tilt) / 2, last.lean) * last.disc
+    down = (
+        _up(last.tilt, last.lean) * (last.height * (1 - last.crush) / 2)
+        + _up((last.tilt + tilt) / 2, last.lean) * last.disc
+    )
     centre = np.asarray(last.centre) - down - _up(tilt, last.lean) * height / 2
     x, y, z = (float(value) for value in centre)
     return Vertebra("S1", 0, (x, y, z), tilt, last.lean / 2, 0.0, 50 * scale, 33 * scale, height, 0.0,

@@ -22,6 +22,7 @@ from exporters.reference.density_crops import read_crops
 from exporters.reference.networks import build
 from exporters.reference.recipe import Recipe
 from exporters.reference.spine_cases import read_case
+from exporters.reference.warm_start import take_weights
 
 Batch = tuple[NDArray[np.float32], NDArray[np.generic]]
 Report = Callable[[int, float, float], None]
@@ -32,12 +33,14 @@ REPORT_EVERY = 25
 
 
 def train(
-    recipe: Recipe, workshop: Path, *, device: str = "cpu", threads: int = 0, report: Report | None = None
-) -> nn.Module:
+    recipe: Recipe, workshop: Path, *, device: str = "cpu", threads: int = 0, start: Path | None = None,
+    report: Report | None = None,
+) -> nn.Module:  # fmt: skip
     """Train, or go on training, until the recipe's last step.
 
     Args:
         workshop: holds `cases/` (spine) or `crops/` (density) and `checkpoint.pt`.
+        start: an exported VB-Net of the same shape to begin with, where there is no checkpoint yet.
 
     Returns:
         the averaged network, in evaluation mode, on the CPU.
@@ -46,6 +49,9 @@ def train(
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     network = build(recipe).to(device)
+    if start and not (workshop / "checkpoint.pt").exists():
+        images = torch.from_numpy(np.concatenate([patch_batch(recipe, workshop, -1 - n)[0] for n in range(4)]))
+        take_weights(network, start, images.to(device))
     average = build(recipe).to(device)
     average.load_state_dict(network.state_dict())
     plan = recipe.training
@@ -125,7 +131,7 @@ def batches(recipe: Recipe, workshop: Path, first: int) -> Iterator[Batch]:
 
 def patch_batch(recipe: Recipe, workshop: Path, step: int) -> Batch:
     """Patches for the spine network; the same step, the same patches (once the cache is full)."""
-    rng = np.random.default_rng([recipe.seed, 5, step])
+    rng = np.random.default_rng([recipe.seed, 5, abs(step)])
     folders = sorted((workshop / "cases").glob("case_*"))
     low, high = recipe.manifest.hounsfield_window
     images, truth = [], []

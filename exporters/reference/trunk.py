@@ -44,11 +44,10 @@ class Trunk:
     first_thoracic: float
     sacrum: Vector
     organ_seed: int
-    arms: bool
-    metal: bool
     calcified: float  # 0..1
     table: float  # HU of its shell; 0: no table
-    rib_drop: float
+    rib_drop: float  # how far ribs fall on their way to the front, 1 is about 8 cm
+    rib_size: float
     iodine: float  # how strongly a patient enhances, 1 is usual
 
     def at(self, z: Number, values: Sequence[float] | NDArray[np.float64]) -> Field:
@@ -57,9 +56,8 @@ class Trunk:
 
 
 def draw_trunk(
-    rng: np.random.Generator, sex: str, scale: float, bones: tuple[Vertebra, ...], sacrum: Vertebra, *, metal: float,
-    arms: float,
-) -> Trunk:  # fmt: skip
+    rng: np.random.Generator, sex: str, scale: float, bones: tuple[Vertebra, ...], sacrum: Vertebra
+) -> Trunk:
     """Draw the soft body around a spine."""
     by_name = {bone.name: bone for bone in (*bones, sacrum)}
     names = [name for name in GIRTH if name in by_name]
@@ -86,8 +84,9 @@ def draw_trunk(
         disc=float(rng.normal(78, 10)), blood=float(rng.normal(43, 4)), lung=float(rng.uniform(-870, -740)),
         dome=float(by_name["T9"].centre[2] + rng.uniform(-12, 15)), last_thoracic=by_name["T12"].centre[2],
         first_thoracic=by_name["T1"].centre[2], sacrum=sacrum.centre, organ_seed=int(rng.integers(2**31)),
-        arms=bool(rng.random() < arms), metal=bool(rng.random() < metal), calcified=float(rng.beta(0.5, 1.2)),
-        table=float(rng.choice([0.0, -300.0, -120.0, 60.0])), rib_drop=float(rng.uniform(0.8, 1.3)),
+        calcified=float(rng.beta(0.5, 1.2)),
+        table=float(rng.choice([0.0, -300.0, -120.0, 60.0])), rib_drop=float(rng.uniform(0.9, 1.9)),
+        rib_size=float(rng.uniform(0.85, 1.2)),
         iodine=float(rng.uniform(0.6, 1.5)),
     )  # fmt: skip
 

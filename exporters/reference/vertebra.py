@@ -29,6 +29,7 @@ SIZES: dict[str, tuple[float, float, float, float]] = {
     "L5": (52, 36, 28, 10), "L6": (52, 36, 27, 9),
 }  # fmt: skip
 
+CEMENT = 1000.0  # mg/cm3 that attenuate like cement with barium in it: about 1300 HU, below metal; our choice
 MARROW_SHELL = 31.0  # mg/cm2: cortex of a body, 0.35 mm of 900 mg/cm3 (Silva 1994)
 
 
@@ -50,9 +51,14 @@ class Vertebra:
     marrow: float  # HU of what fills the trabeculae
     shell: float  # mg/cm2
     wedge: float = 0.0  # share of the front height that is lost
+    biconcave: float = 0.0  # share of the height in the middle that is lost
     crush: float = 0.0  # share of the whole height that is lost
     osteophyte: float = 0.0  # mm
     island: float = 0.0  # radius of a bone island, mm
+    haemangioma: float = 0.0  # radius, mm
+    schmorl: float = 0.0  # radius of a dent in an endplate, mm
+    cement: float = 0.0  # radius, mm
+    metal: float = 0.0  # radius of screws in the pedicles, mm
     rib: float = 0.0  # share of the usual length of its ribs; 0: none
     process: float = 1.0  # factor of the processes' lengths
     arch: float = 1.0  # factor of the posterior elements' mineral
@@ -93,10 +99,15 @@ def body_distance(bone: Vertebra, u: Field, v: Field, w: Field) -> tuple[Field, 
     flare = 0.90 + 0.10 * rise**2 + (bone.osteophyte / a) * np.clip(rise - 0.55, 0, 1) ** 2 * 4
     hollow = np.where(v > 0, 1 - 0.13 * np.exp(-((u / (0.38 * a)) ** 2)), 1.0)
     out, side = ring(u, v, a * flare, b * flare * hollow, 0.28)
-    ends = np.abs(w) - height / 2 + (0.045 * bone.height) * np.clip(1 - out * out, 0, 1)
+    ends = np.abs(w) - height / 2 + (0.045 + bone.biconcave / 2) * bone.height * np.clip(1 - out * out, 0, 1)
     distance = np.maximum(side, ends)
     corner = np.sqrt(np.maximum(side + 2, 0) ** 2 + np.maximum(ends + 2, 0) ** 2) - 2  # rims are round, 2 mm
-    return np.maximum(distance, corner).astype(np.float32), ends.astype(np.float32)
+    distance = np.maximum(distance, corner)
+    if bone.schmorl:
+        end = 1.0 if bone.number % 2 else -1.0  # the upper or the lower endplate
+        dent = np.sqrt((u - 0.15 * a) ** 2 + (v - 0.1 * b) ** 2 + (w - end * height / 2) ** 2) - bone.schmorl
+        distance, ends = np.maximum(distance, -dent), np.maximum(ends, -dent)
+    return distance.astype(np.float32), ends.astype(np.float32)
 
 
 def arch_distance(bone: Vertebra, u: Field, v: Field, w: Field) -> Field:
@@ -147,12 +158,23 @@ def paint_body(canvas: Canvas, bone: Vertebra) -> None:
     mineral = bone.vbmd * np.clip(1 + bone.texture.contrast * grain, 0, None)
     vein = np.maximum(np.sqrt((u * 0.8) ** 2 + w**2) - 0.16 * np.maximum(v + 2, 0) - 0.6, -v)  # funnel, no mineral
     mineral = mineral * np.clip(0.5 + vein / canvas.edge_mm, 0.05, 1.0)
+    soft: float | Field = bone.marrow
+    if bone.haemangioma:  # fat between a few thick struts that stand upright
+        there = np.sqrt((u + 3) ** 2 + (v + 3) ** 2 + w**2) - bone.haemangioma < 0
+        struts = np.sin(u * 1.6) * np.sin(v * 1.6) > 0.35
+        mineral = np.where(there, np.where(struts, 2.6, 0.25) * bone.vbmd, mineral)
+        soft = np.where(there, -60.0, bone.marrow).astype(np.float32)
     if bone.island:
         lump = np.sqrt((u + 0.35 * bone.width / 2) ** 2 + (v + 2) ** 2 + (w - 3) ** 2) - bone.island
         mineral = np.where(lump < 0, 700.0, mineral)
+    if bone.cement:
+        knobs = 0.25 * np.sin(0.7 * u + 1) * np.sin(0.8 * v) * np.sin(0.9 * w + 2)
+        lump = np.sqrt((u - 2) ** 2 + (v + 3) ** 2 + (1.3 * w) ** 2) - bone.cement * (1 + knobs)
+        mineral = np.where(lump < 0, CEMENT, mineral)
     shell = np.where(ends > -1.5, 1.8, 1.0).astype(np.float32) * bone.shell  # endplates are thicker
-    shell = shell * (1 + 2.0 * (bone.crush + bone.wedge > 0.15))
-    canvas.paint(region, distance, bone.marrow, mineral.astype(np.float32), shell, BODY, bone.number)
+    broken = bone.crush + bone.wedge + bone.biconcave > 0.15
+    shell = shell * (1.6 if broken else 1.0)  # healed trabeculae lie close together under the plate
+    canvas.paint(region, distance, soft, mineral.astype(np.float32), shell, BODY, bone.number)
 
 
 def paint_arch(canvas: Canvas, bone: Vertebra) -> None:
@@ -175,13 +197,13 @@ def paint_disc(canvas: Canvas, above: Vertebra, below: Vertebra, soft: float) ->
     x, y, z = (float(value) for value in centre)
     width, depth = (above.width + below.width) / 2, (above.depth + below.depth) / 2
     between = Vertebra("disc", 0, (x, y, z), (above.tilt + below.tilt) / 2, (above.lean + below.lean) / 2,
-                       0.0, width, depth, above.disc, 0, 0, 0, 0, 0)  # fmt: skip
+                       0.0, width, depth, above.disc, 0, 0, 0, 0)  # fmt: skip
     region = canvas.around([(x, y, z)], width / 2 + 6)
     if region is None:
         return
     u, v, w = between.local(region)
     _, side = ring(u, v, width / 2 * 0.99, depth / 2 * 0.99, 0.28)
-    gap = above.height * (above.crush + above.wedge / 2) / 2 + below.height * (below.crush + below.wedge / 2) / 2
+    gap = sum(bone.height * (bone.crush + bone.wedge / 2 + bone.biconcave) / 2 for bone in (above, below))
     flat = np.abs(w) - (above.disc / 2 + 3.5 + gap + abs(above.tilt - below.tilt) * depth / 4)
     canvas.paint(region, np.maximum(side, flat).astype(np.float32), soft, 0.0, 0.0, DISC)
 

@@ -5,9 +5,7 @@ import pytest
 
 from engine.records import VertebralLevel
 from exporters.reference.scanner import SCANNERS, UNSEEN, UNSEEN_KERNEL, noise, scan, scanner
-from exporters.reference.spine_phantom import PhantomOptions, draw_phantom, field_of_view
-
-PLAIN = PhantomOptions(fracture=0, osteophytes=0, bone_island=0, transitional=0, metal=0, arms=0)
+from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
 
 
 @pytest.fixture(scope="module")

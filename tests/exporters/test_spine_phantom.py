@@ -7,6 +7,7 @@ from scipy import ndimage
 from engine.records import VertebralLevel
 from engine.volume import CANONICAL, Geometry
 from exporters.reference.spine_phantom import (
+    PLAIN,
     PhantomOptions,
     draw_phantom,
     field_of_view,
@@ -15,7 +16,6 @@ from exporters.reference.spine_phantom import (
 )
 from exporters.reference.vertebra import TISSUES
 
-PLAIN = PhantomOptions(fracture=0, osteophytes=0, bone_island=0, transitional=0, metal=0, arms=0)
 T12, L1, L3, L5 = VertebralLevel.T12, VertebralLevel.L1, VertebralLevel.L3, VertebralLevel.L5
 
 

@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from exporters.reference.networks import build  # noqa: E402
 from exporters.reference.training import load_average, train  # noqa: E402
+from exporters.reference.warm_start import take_weights  # noqa: E402
 from exporters.to_onnx import as_function  # noqa: E402
 from exporters.workshop import bench_of, package, parity_images, prepare  # noqa: E402
 
@@ -88,6 +89,25 @@ def test_a_network_that_strays_from_its_export_is_refused(made):
     other = as_function(build(replace(recipe, seed=99)).eval())
     with pytest.raises(UnusableModel, match="strays"):
         measure_parity(packed.manifest, packed.weights, lambda batch: -other(batch) - 1, images)
+
+
+def test_a_training_may_begin_with_an_export(made):
+    recipe, _, packed = made
+    if recipe.task != "spine_segmentation":
+        pytest.skip("the density network's export has no place for it")
+    images = torch.from_numpy(parity_images(recipe, 2))
+    other = build(replace(recipe, seed=99)).eval()
+    before = as_function(other)(images.numpy())
+    take_weights(other, packed.weights, images)
+    after = as_function(other)(images.numpy())
+    with OnnxRuntimeSession(packed) as session:
+        expected = session.infer(images.numpy())
+    assert after == pytest.approx(expected, abs=1e-3)
+    assert np.abs(before - expected).max() > 0.1
+    with torch.no_grad():  # in training it says nearly the same: the statistics are those of images
+        assert np.corrcoef(other.train()(images).numpy().ravel(), expected.ravel())[0, 1] > 0.95
+    with pytest.raises(UnusableModel, match="has no"):
+        take_weights(build(replace(recipe, network=NetworkRecipe((4, 6), (0, 1)))), packed.weights, images)
 
 
 def test_drawing_and_training_twice_gives_the_same_weights(tmp_path):

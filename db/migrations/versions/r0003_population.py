@@ -148,7 +148,7 @@ def _widen_results() -> None:
         sa.Column("ordinal", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("quantity", sa.String(40), nullable=False),
         sa.Column("method", sa.String(40), nullable=False),
-        sa.Column("name", sa.String(130), nullable=False),
+        sa.Column("source", sa.String(130), nullable=False),
         sa.Column("reference_material", sa.String(40), nullable=False),
         sa.Column("slope", sa.Double(), nullable=False),
         sa.Column("intercept", sa.Double(), nullable=False),

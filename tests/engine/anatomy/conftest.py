@@ -1,6 +1,6 @@
 """Phantoms whose tissues are known, as a perfect network would see them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from engine.records import VertebralLevel
 from engine.volume import Geometry, TissueMap
 from exporters.reference.spine_phantom import (
+    PLAIN,
     PhantomOptions,
     SpinePhantom,
     draw_phantom,
@@ -16,8 +17,6 @@ from exporters.reference.spine_phantom import (
     rasterise,
 )
 from exporters.reference.vertebra import TISSUES
-
-PLAIN = PhantomOptions(fracture=0.0, transitional=0.0, metal=0.0, arms=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +64,6 @@ def truths() -> tuple[Truth, ...]:
 @pytest.fixture(scope="session")
 def transitional_truths() -> tuple[Truth, ...]:
     """A patient with six lumbar bodies, and one with ribs at L1."""
-    odd = PhantomOptions(fracture=0.0, transitional=1.0, metal=0.0, arms=0.0)
+    odd = replace(PLAIN, transitional=1.0)
     found = {draw_phantom(seed, options=odd).levels[-1]: seed for seed in range(8, 0, -1)}
     return tuple(raster_truth(seed, odd) for seed in found.values())

@@ -21,7 +21,7 @@ from engine.loading.headers import read_header
 from engine.records import SeriesRef, VertebralLevel
 from engine.series import series_of
 from exporters.reference.spine_phantom import (
-    PhantomOptions,
+    PLAIN,
     Raster,
     SpinePhantom,
     draw_phantom,
@@ -107,7 +107,7 @@ def honest_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def drawn(top: VertebralLevel) -> tuple[SpinePhantom, Raster]:
     """A patient from some level to the sacrum, 2 mm a voxel."""
-    phantom = draw_phantom(5, options=PhantomOptions(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    phantom = draw_phantom(5, options=PLAIN)
     grid = field_of_view(
         phantom, top, VertebralLevel.L5, pixels=104, pixel_mm=2.0, slice_mm=2.0, margin_mm=30.0, offset_mm=(0.0, -10.0)
     )

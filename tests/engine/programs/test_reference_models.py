@@ -14,10 +14,9 @@ from engine.series import series_of
 from engine.volume import Analysis
 from exporters.reference.phantom_series import SeriesTruth, write_series
 from exporters.reference.scanner import scanner
-from exporters.reference.spine_phantom import PhantomOptions, draw_phantom, field_of_view
+from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
 
 L, Q = VertebralLevel, Quantity
-PLAIN = PhantomOptions(fracture=0.0, osteophytes=0.0, bone_island=0.0, transitional=0.0, metal=0.0, arms=0.0)
 DENSITY_ERROR = 20.0  # mg/cm3, of one level: twice the paper's error on scanners that it had not seen
 
 
