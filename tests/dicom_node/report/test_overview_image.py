@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dicom_node.report import overview_image
-from dicom_node.report.overview_image import SIZE, draw_overview
+from dicom_node.report import overview_style
+from dicom_node.report.overview_image import draw_overview
+from dicom_node.report.overview_style import SIZE
 from dicom_node.report.spine_cuts import FINE, Plane, cut_spine, frame_spine, trace_spine
 from engine.records import QualityFlag, Quantity, Reason, VertebralLevel
 from engine.volume import Geometry, Segmentation, Volume
@@ -25,13 +26,13 @@ def cuts_of(analysis):
 def said(monkeypatch):
     """All words that are drawn."""
     words: list[str] = []
-    say = overview_image._say
+    say = overview_style.say
 
     def listen(draw, at, text, *rest, **more):
         words.append(text)
         say(draw, at, text, *rest, **more)
 
-    monkeypatch.setattr(overview_image, "_say", listen)
+    monkeypatch.setattr(overview_style, "say", listen)
     return words
 
 
@@ -112,6 +113,15 @@ def test_it_says_every_number_of_the_result(series, said):
     assert "Dense focus in the core" in said
     assert "Whole series: Near a class boundary" in said
     assert any(word.startswith("NOT FOR DIAGNOSIS") for word in said)
+
+
+def test_it_says_what_the_other_networks_and_calibrations_gave(complete, said):
+    draw_overview(complete)
+    assert "aBMD 0.913 g/cm2, bone score 1.29 (impaired): mean of L1, L2, L3" in said
+    assert "By calibrated HU 88.0 mg/cm3, mean of L1" in said
+    assert {"by HU", "aBMD", "TBS"} <= set(said)
+    assert (said.count("88.0"), said.count("0.913"), said.count("1.29")) == (1, 3, 3)
+    assert "Policy vbmd@1, tbs@1" in said
 
 
 def test_a_withheld_density_is_said_with_its_reason(withheld, said):
