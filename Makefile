@@ -36,6 +36,7 @@ test: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.stages --short
 	$(BIN)/python -m bench.receive --short
+	$(BIN)/python -m bench.database --short
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

@@ -97,8 +97,11 @@ class Database:
         self._pool.dispose()
 
 
-def open_database(options: DatabaseOptions) -> Database:
+def open_database(options: DatabaseOptions, *, read_only: bool = False) -> Database:
     """Open a database and see that it answers. An SQLite file and its folder are made where missing.
+
+    Args:
+        read_only: the database itself refuses every change; nothing is made where it is missing.
 
     Raises:
         BadOption: the URL is none, or of a kind that is not supported.
@@ -112,9 +115,9 @@ def open_database(options: DatabaseOptions) -> Database:
     shown = shown_url(options.url)
     backend = url.get_backend_name()
     if backend == "sqlite":
-        pool = _sqlite_pool(url, options)
+        pool = _sqlite_reader(url, options) if read_only else _sqlite_pool(url, options)
     elif backend == "postgresql":
-        pool = _postgresql_pool(url, options)
+        pool = _postgresql_pool(url, options, read_only)
     else:
         raise BadOption(f"option 'database.url' is of kind '{backend}'; supported are sqlite and postgresql")
     database = Database(pool, shown)
@@ -156,11 +159,36 @@ def shown_url(url: str) -> str:
     return parsed.set(query={}).render_as_string(hide_password=True)
 
 
-def _sqlite_pool(url: sa.URL, options: DatabaseOptions) -> sa.Engine:
+def _sqlite_file(url: sa.URL) -> str:
     if not url.database or url.database == ":memory:" or url.query:
         raise BadOption("option 'database.url' must name a file, such as sqlite:///trabecula.db")
+    return url.database
+
+
+def _sqlite_reader(url: sa.URL, options: DatabaseOptions) -> sa.Engine:
+    """For who reads: the file is opened as one that can't be written."""
+    file = Path(_sqlite_file(url)).absolute().as_uri()
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{file}?mode=ro",
+            uri=True,
+            timeout=options.lock_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only=ON")
+        return connection
+
+    pool = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool, hide_parameters=True)
+    sa.event.listen(pool, "begin", _begin_sqlite)
+    return pool
+
+
+def _sqlite_pool(url: sa.URL, options: DatabaseOptions) -> sa.Engine:
+    file = _sqlite_file(url)
     try:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
     except OSError as bad:
         raise DeploymentError(f"the folder of the database can't be made: {bad.strerror}") from None
     pool = sa.create_engine(
@@ -198,9 +226,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
-def _postgresql_pool(url: sa.URL, options: DatabaseOptions) -> sa.Engine:
+def _postgresql_pool(url: sa.URL, options: DatabaseOptions, read_only: bool) -> sa.Engine:
     lock_timeout_ms = int(options.lock_timeout_s * 1000)
     settings = f"-c timezone=UTC -c synchronous_commit=on -c lock_timeout={lock_timeout_ms}"
+    if read_only:
+        settings += " -c default_transaction_read_only=on"
     try:
         return sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
@@ -233,6 +263,8 @@ def _translated(failed: DBAPIError, shown: str) -> Exception:
         return DatabaseUnavailable(f"{shown} stayed locked by another process ({state or code})")
     if code.startswith("SQLITE_CANTOPEN"):
         return DatabaseUnavailable(f"{shown} can't be opened; do file and folder belong to this user?")
+    if state == "25006":
+        return DeploymentError(f"{shown} can't be changed: it was opened read-only")
     if code.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DeploymentError(f"{shown} can't be used: {_SQLITE_WORDS[code.split('_')[1]]}")
     if failed.connection_invalidated or state.startswith(("08", "57P", "53")) or _never_connected(cause):

