@@ -135,6 +135,12 @@ def tell_state(
     return told
 
 
+def state_of(connection: sa.Connection, run_id: int) -> BackfillState:
+    """An order's state."""
+    state: BackfillState = connection.execute(sa.select(backfill.c.state).where(backfill.c.id == run_id)).scalar_one()
+    return state
+
+
 def set_state(connection: sa.Connection, run_id: int, state: BackfillState) -> bool:
     """A person pauses an order or lets it go on. False: there is no such order, or it is done."""
     changed = connection.execute(

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +21,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
-from db import migrate, outbox, overview, queue
-from db.connection import Database, open_database
-from dicom_node import console, doctor, folder, node
-from dicom_node.config import NodeConfig, read_config, site_key
+from db import backfill, outbox, overview, queue
+from db.connection import Database
+from dicom_node import backfill_commands, console, doctor, folder, node
+from dicom_node.config import NodeConfig, site_key
+from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.spool import MIB
 from dicom_node.worker import place_of
@@ -53,17 +54,13 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(backfill_commands.app, name="backfill", help="Read an archive from the past, series by series.")
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="The node's configuration (TOML). Without one: the defaults."),
-]
 ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", metavar="FILE", help="Write this JSON file once the work has begun.")
 ]
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 UntilIdle = Annotated[bool, typer.Option("--until-idle", help="End as soon as nothing can be done any more.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")]
 
 
 @app.callback()
@@ -87,7 +84,7 @@ def _root(
 @app.command()
 def run(context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile = None) -> None:
     """Run a whole node: receiver, workers and sender; what dies is started again."""
-    path, options = _node_process(context, config)
+    path, options = node_process(context, config)
     arguments = [] if path is None else ["--config", str(path.absolute())]
     told = node.announce("node", ready_file)
 
@@ -103,7 +100,7 @@ def receive(
     context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile = None, supervised: Supervised = False
 ) -> None:
     """Take CT series in by C-STORE, register them, and close studies that are complete."""
-    _, options = _node_process(context, config, supervised)
+    _, options = node_process(context, config, supervised)
     node.receive(options, node.announce("receive", ready_file))
 
 
@@ -116,7 +113,7 @@ def work(
     supervised: Supervised = False,
 ) -> None:
     """Analyse the series that wait, one after the other."""
-    _, options = _node_process(context, config, supervised)
+    _, options = node_process(context, config, supervised)
     node.work(options, node.announce("work", ready_file), until_idle)
 
 
@@ -129,7 +126,7 @@ def send(
     supervised: Supervised = False,
 ) -> None:
     """Send the reports that wait to their destinations by C-STORE."""
-    _, options = _node_process(context, config, supervised)
+    _, options = node_process(context, config, supervised)
     node.send(options, node.announce("send", ready_file), until_idle)
 
 
@@ -141,7 +138,7 @@ def analyse(
     config: ConfigFile = None,
 ) -> None:
     """Analyse a folder of CT: no network, no database. Writes result.json, SR, SEG and picture."""
-    path, options = _configured(context, config)
+    path, options = configured(context, config)
     configure_logs(LogOptions(level="ERROR"))
     key = None if path is None else site_key(options)
     with _progress() as bar:
@@ -166,11 +163,12 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how many studies, series, jobs and reports there are, and what waits."""
-    _, options = _configured(context, config)
-    with _remembered(options) as database:
+    _, options = configured(context, config)
+    with remembered(options) as database:
         if as_json:
-            counts, spool = _status(database, options)
-            typer.echo(json.dumps(asdict(counts) | {"spool": spool}, indent=2))
+            counts, spool, backfills = _status(database, options)
+            told = {"spool": spool, "backfills": [asdict(line) for line in backfills]}
+            typer.echo(json.dumps(asdict(counts) | told, indent=2))
         elif watch:
             with (
                 suppress(KeyboardInterrupt),
@@ -194,10 +192,10 @@ def retry(
     """Try again what failed: analyses that gave up, and reports that a destination refused too often."""
     if sum(map(bool, (uid, reason, destination))) > 1:
         raise BadOption("retry takes a UID, or --reason, or --destination; not two of them")
-    _, options = _configured(context, config)
+    _, options = configured(context, config)
     if reason and reason not in set(Reason):
         raise BadOption(f"there is no reason '{reason}'; docs/reasons.md lists all")
-    with _remembered(options) as database, database.begin() as connection:
+    with remembered(options) as database, database.begin() as connection:
         series = objects = 0
         if destination:
             objects = outbox.retry(connection, destination)
@@ -222,7 +220,7 @@ def doctor_(
     as_json: AsJson = False,
 ) -> None:
     """Look whether this machine can do the work, and say what is wrong. Changes nothing."""
-    _, options = _configured(context, config)
+    _, options = configured(context, config)
     configure_logs(LogOptions(level="ERROR"))
     checks = list(doctor.examine(options, echo))
     if as_json:
@@ -241,8 +239,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell which series of a study was chosen and why not the others, and what came out."""
-    _, options = _configured(context, config)
-    with _remembered(options) as database, database.read() as connection:
+    _, options = configured(context, config)
+    with remembered(options) as database, database.read() as connection:
         study = overview.explain(connection, study_uid)
     if study is None:
         _say("this study is not known here")
@@ -270,43 +268,17 @@ def _say(line: str) -> None:
     typer.echo(f"trabecula: {line}", err=True)
 
 
-def _configured(context: typer.Context, config: Path | None) -> tuple[Path | None, NodeConfig]:
-    """The command's own --config, or the one before the command."""
-    path = config or context.obj
-    return path, read_config(path)
-
-
-def _node_process(
-    context: typer.Context, config: Path | None, supervised: bool = False
-) -> tuple[Path | None, NodeConfig]:
-    path, options = _configured(context, config)
-    configure_logs(options.logs)
-    if supervised:
-        node.stop_with_parent()
-    return path, options
-
-
-@contextmanager
-def _remembered(config: NodeConfig) -> Iterator[Database]:
-    """The database of a node that ran already; looking at none must not make one."""
-    configure_logs(LogOptions(level="ERROR"))
-    scheme, _, file = config.database.url.partition(":///")
-    if scheme.startswith("sqlite") and not Path(file).is_file():
-        raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")
-    with closing(open_database(config.database)) as database:
-        migrate.check(database)
-        yield database
-
-
-def _status(database: Database, config: NodeConfig) -> tuple[overview.Counts, dict[str, int | None]]:
+def _status(
+    database: Database, config: NodeConfig
+) -> tuple[overview.Counts, dict[str, int | None], tuple[backfill.BackfillLine, ...]]:
     with database.read() as connection:
-        counts = overview.counts(connection)
+        counts, backfills = overview.counts(connection), backfill.backfills(connection, with_done=False)
     try:
         disk = os.statvfs(config.spool.folder)
         free: int | None = disk.f_bavail * disk.f_frsize
     except OSError:
         free = None
-    return counts, {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB}
+    return counts, {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB}, backfills
 
 
 @contextmanager

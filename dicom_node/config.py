@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from db.connection import DatabaseOptions
+from dicom_node.backfill.options import BackfillOptions
 from dicom_node.intake.options import ReceiverOptions, TlsOptions
 from dicom_node.intake.registrar import RegistrarOptions
 from dicom_node.intake.studies import StudyOptions
@@ -47,6 +48,7 @@ class NodeConfig:
     worker: WorkerOptions = field(default_factory=WorkerOptions)
     report: ReportOptions = field(default_factory=ReportOptions)
     sender: SenderOptions = field(default_factory=SenderOptions)
+    backfill: BackfillOptions = field(default_factory=BackfillOptions)
     logs: LogOptions = field(default_factory=LogOptions)
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
 
@@ -129,8 +131,13 @@ def _placed(config: NodeConfig, folder: Path) -> NodeConfig:
     scheme, found, file = url.partition(":///")
     if scheme.startswith("sqlite") and found and file != ":memory:":
         url = f"{scheme}:///{place(file)}"
+    archives = tuple(
+        replace(archive, token_file=place(archive.token_file), ca_file=place(archive.ca_file))
+        for archive in config.backfill.archives
+    )
     return replace(
         config,
+        backfill=replace(config.backfill, archives=archives),
         pseudonym_key_file=place(config.pseudonym_key_file),
         database=replace(config.database, url=url),
         spool=replace(config.spool, folder=place(config.spool.folder)),

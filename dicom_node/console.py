@@ -2,14 +2,16 @@
 What the commands show to people at a terminal: tables, nothing else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from db.backfill import BackfillLine
 from db.overview import Counts, ResultLine, SeriesExplained, StudyExplained
+from dicom_node.backfill.estimate import Estimate
 from dicom_node.doctor import Check, State
 
 STYLES = {State.OK: "green", State.NOTE: "yellow", State.WRONG: "bold red"}
@@ -24,7 +26,9 @@ def checks_table(checks: Iterable[Check]) -> Table:
     return table
 
 
-def status_tables(counts: Counts, spool: Mapping[str, int | None]) -> RenderableType:
+def status_tables(
+    counts: Counts, spool: Mapping[str, int | None], backfills: Sequence[BackfillLine] = ()
+) -> RenderableType:
     """How many there are of everything, what waits, and what the disk has left."""
     rows = [
         ("studies", counts.studies),
@@ -41,6 +45,53 @@ def status_tables(counts: Counts, spool: Mapping[str, int | None]) -> Renderable
     table.add_row("oldest job waits", _duration(counts.oldest_job_s))
     table.add_row("oldest report waits", _duration(counts.oldest_object_s))
     table.add_row("spool", f"{_mib(spool['free_bytes'])} free, {_mib(spool['reserve_bytes'])} of it the reserve")
+    for line in backfills:
+        table.add_row(f"backfill {line.id}", f"{line.archive}, {line.said}\n{backfill_words(line)}")
+    return table
+
+
+def backfill_words(line: BackfillLine) -> str:
+    """How far an order is, in one line."""
+    series = _counted(line.series) or "no series yet"
+    parts = [series, f"{line.instances:,} instances, {_mib(line.size_bytes)}"]
+    if line.series_per_hour is not None:
+        parts.append(f"{line.series_per_hour:,.0f} series an hour")
+    if line.seconds_left:
+        parts.append(f"{_duration(line.seconds_left)} left of what is known")
+    doing = "" if line.state == "done" else line.detail if line.is_running else "no process works on it"
+    state = "paused by a person" if line.state == "paused" else doing or str(line.state)
+    return "; ".join([*parts, state])
+
+
+def backfill_tables(lines: Iterable[BackfillLine]) -> RenderableType:
+    """All orders."""
+    parts: list[RenderableType] = []
+    for line in lines:
+        parts += [Text(f"{line.id}  {line.archive}: {line.said}", "bold"), Text(f"   {backfill_words(line)}")]
+        if line.skipped:
+            parts.append(Text(f"   skipped: {_counted(line.skipped)}"))
+        if line.dead:
+            parts.append(Text(f"   dead: {_counted(line.dead)}", "yellow"))
+        parts.append(Text(f"   parts: {_counted(line.parts) or 'none yet'}"))
+    return Group(*parts) if parts else Text("no orders yet")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def estimate_table(found: Estimate) -> Table:
+    """What an order would bring."""
+    table = _table("", "")
+    table.show_header = False
+    failed = f"; {found.parts_failed} could not be searched" if found.parts_failed else ""
+    skipped = ", ".join(f"{count} {reason}" for reason, count in found.not_wanted.most_common())
+    table.add_row("parts", f"{found.parts_searched} searched{failed}")
+    table.add_row("studies", f"{found.studies:,}")
+    table.add_row("series wanted", f"at most {found.wanted:,}, {found.instances:,} instances")
+    table.add_row("series not wanted", f"{found.not_wanted.total():,}{f' ({skipped})' if skipped else ''}")
+    table.add_row("size", f"about {_mib(found.size_bytes)}, uncompressed")
+    table.add_row("time", f"about {_duration(found.seconds)} at {found.associations} associations, pauses not counted")
     return table
 
 

@@ -30,7 +30,10 @@ from types import FrameType
 from db import overview
 from db.connection import Database, open_database
 from db.migrate import upgrade
+from db.schema import BackfillState
 from dicom_node import metrics
+from dicom_node.backfill.runner import Backfill, Told
+from dicom_node.backfill.source import Source
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
@@ -115,6 +118,23 @@ def send(config: NodeConfig, ready: Ready, until_idle: bool = False) -> int:
         _on_stop(sender.stop)
         ready({})
         return sender.run(until_idle)
+
+
+def backfill(config: NodeConfig, make_source: Callable[[bytes], Source], told: Told) -> BackfillState:
+    """Work on an order until it is done, or a signal says stop.
+
+    Args:
+        make_source: what is read from, given the site's key.
+
+    Raises:
+        DeploymentError: a person must act.
+    """
+    key = site_key(config)
+    source = make_source(key)
+    with _database(config) as database, Spool(config.spool) as spool:
+        order = Backfill(database, spool, key, source, config.backfill, told)
+        _on_stop(order.stop)
+        return order.run()
 
 
 def announce(role: str, ready_file: Path | None) -> Ready:

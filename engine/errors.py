@@ -9,6 +9,7 @@ Every error that is raised on purpose, as a tree ordered by what the caller shou
         UndecodableSeries              the pixels can't be had
         AnatomyNotFound                nothing to measure was found, or it can't be named
       PeerError                      a peer did not answer or refused: try again later
+        PeerAway                       it is not there, or takes nobody now
       DeploymentError                wrong on this machine: stop, a person must act
         BadOption                      an option is unknown or has no meaning
         UnusableModel                  a model package is missing, damaged or not what it says
@@ -63,6 +64,10 @@ class AnatomyNotFound(SeriesError):
 
 class PeerError(ScreeningError):
     """Raised when a peer did not answer or refused; try again later."""
+
+
+class PeerAway(PeerError):
+    """Raised when a peer is not there, or takes nobody now: it is no fault of what was asked."""
 
 
 class DeploymentError(ScreeningError):

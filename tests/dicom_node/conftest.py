@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from .foreign import Namespace, Orthanc, need
+
 
 @pytest.fixture
 def logs_as_before() -> Iterator[None]:
@@ -22,3 +24,35 @@ def logs_as_before() -> Iterator[None]:
     sys.excepthook, threading.excepthook = hooks
     for name in ("dicom_node", "db", "engine", "exporters", "trabecula", "pydicom", "pynetdicom"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def namespace() -> Iterator[Namespace]:
+    """A network of the tests' own; foreign peers that listen everywhere run in it."""
+    made = Namespace()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def inside(namespace: Namespace) -> Iterator[None]:
+    """The test runs in that network."""
+    with namespace.entered():
+        yield
+
+
+@pytest.fixture(scope="session")
+def running_orthanc(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """One Orthanc for all tests of a session."""
+    need("Orthanc")
+    with namespace.entered():
+        made = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def orthanc(running_orthanc: Orthanc, inside: None) -> Orthanc:
+    """An empty Orthanc; the test runs in its network."""
+    running_orthanc.clear()
+    return running_orthanc

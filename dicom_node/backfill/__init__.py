@@ -1,0 +1,1 @@
+"""How archives are read: folders, DICOMDIRs and PACSs, series by series."""

@@ -1,0 +1,116 @@
+"""
+A DICOMweb server: searched by QIDO-RS, weighed by the metadata of whole series, read by WADO-RS.
+
+Metadata are all headers without pixels, so the engine chooses as it does when the files are here.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from db.backfill import FoundSeries
+from dicom_node.backfill.answers import SERIES_KEYS, header_of, ruled_out, uids_of
+from dicom_node.backfill.options import Archive, BackfillOptions
+from dicom_node.backfill.order import Order
+from dicom_node.backfill.source import Findings, Part, Take, chosen
+from dicom_node.intake.taking import opened
+from dicom_node.peers.dicomweb import DicomWeb, Server
+from engine.errors import UnreadableInstance
+from engine.records import InstanceHeader
+from engine.selection import SelectionOptions
+from engine.series import series_of
+
+
+class WebSource:
+    """An archive that speaks DICOMweb."""
+
+    comes_by_front_door = False
+
+    def __init__(
+        self,
+        archive: Archive,
+        order: Order,
+        options: BackfillOptions,
+        pseudonym_key: bytes,
+        selection: SelectionOptions,
+    ) -> None:
+        """Nothing is asked yet."""
+        self.name = archive.name
+        self.lock = f"archive {archive.name}"
+        self.said = order.said
+        self.key = f"{archive.name}\n{order.key}"
+        self._order = order
+        self._pseudonym_key = pseudonym_key
+        self._selection = selection
+        self._web = DicomWeb(
+            Server(
+                archive.name,
+                archive.url,
+                options.connect_timeout_s,
+                options.answer_timeout_s,
+                archive.token_file,
+                archive.ca_file,
+            )
+        )
+
+    def parts(self) -> Iterable[Part]:
+        """Each day, or each examination."""
+        return self._order.parts()
+
+    def search(self, part: Part, thoroughly: bool = True) -> Findings:
+        """Studies, series, and the metadata of those that may serve."""
+        keyword, _, value = part.key.partition("=")
+        found: list[FoundSeries] = []
+        asked = {keyword: value, "ModalitiesInStudy": self._order.modality}
+        studies = {
+            uid: str(answer.get("StudyDescription") or "")
+            for answer in self._web.search("studies", asked, ["StudyDescription"])
+            for uid in uids_of([answer], "StudyInstanceUID")
+        }
+        for study, description in studies.items():
+            found += self._of_study(study, description, thoroughly)
+        return Findings(len(studies), tuple(found))
+
+    def listing(self, part: Part, study_instance_uid: str, series_instance_uid: str) -> Sequence[str]:
+        """SOP Instance UIDs at the instance level."""
+        answers = self._web.search(f"studies/{study_instance_uid}/series/{series_instance_uid}/instances", {})
+        return uids_of(answers, "SOPInstanceUID")
+
+    def fetch(
+        self,
+        part: Part,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        uids: Sequence[str],
+        whole: bool,
+        take: Take,
+    ) -> None:
+        """By WADO-RS: the whole series, or one by one what is missing of it."""
+        for uid in [None] if whole else uids:
+            for content in self._web.instances(study_instance_uid, series_instance_uid, uid):
+                try:
+                    offered = opened(content)
+                except UnreadableInstance:
+                    continue  # it is missed when counted
+                if not take(offered):
+                    return
+
+    def _of_study(self, study: str, description: str, thoroughly: bool) -> list[FoundSeries]:
+        found: list[FoundSeries] = []
+        headers: list[InstanceHeader] = []
+        for answer in list(self._web.search(f"studies/{study}/series", {}, SERIES_KEYS)):
+            for uid in uids_of([answer], "SeriesInstanceUID"):
+                descriptions = (description, str(answer.get("SeriesDescription") or ""))
+                out = ruled_out(study, uid, answer, descriptions, self._order, self._selection)
+                if out is not None:
+                    found.append(out)
+                elif thoroughly:
+                    answer.StudyInstanceUID = study
+                    headers += [
+                        header
+                        for each in self._web.metadata(study, uid)
+                        if (header := header_of(each, answer, self._pseudonym_key, is_whole=True))
+                    ]
+                else:
+                    count = int(answer.get("NumberOfSeriesRelatedInstances") or 0)
+                    found.append(FoundSeries(study, uid, True, expected=count))
+        refs = series_of((header, "") for header in headers)
+        return found + list(chosen(refs, self._selection))

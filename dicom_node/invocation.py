@@ -1,0 +1,52 @@
+"""
+What every command begins with: its configuration, its logs, the database of a node that ran already.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from db import migrate
+from db.connection import Database, open_database
+from dicom_node import node
+from dicom_node.config import NodeConfig, read_config
+from dicom_node.logs import LogOptions, configure_logs
+from engine.errors import DeploymentError
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The node's configuration (TOML). Without one: the defaults."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")]
+
+
+def configured(context: typer.Context, config: Path | None) -> tuple[Path | None, NodeConfig]:
+    """The command's own --config, or the one before the command."""
+    path = config or context.obj
+    return path, read_config(path)
+
+
+def node_process(
+    context: typer.Context, config: Path | None, supervised: bool = False
+) -> tuple[Path | None, NodeConfig]:
+    """The same for a command that is a process of the node: with its logs."""
+    path, options = configured(context, config)
+    configure_logs(options.logs)
+    if supervised:
+        node.stop_with_parent()
+    return path, options
+
+
+@contextmanager
+def remembered(config: NodeConfig) -> Iterator[Database]:
+    """The database of a node that ran already; looking at none must not make one."""
+    configure_logs(LogOptions(level="ERROR"))
+    scheme, _, file = config.database.url.partition(":///")
+    if scheme.startswith("sqlite") and not Path(file).is_file():
+        raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")
+    with closing(open_database(config.database)) as database:
+        migrate.check(database)
+        yield database

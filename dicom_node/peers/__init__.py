@@ -1,0 +1,1 @@
+"""How we call others: DICOM associations that we ask for, and DICOMweb."""

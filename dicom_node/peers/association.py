@@ -1,0 +1,85 @@
+"""
+An association that we ask for: made, used and released; its failures in our words.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import PeerAway
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+VERIFICATION = "1.2.840.10008.1.1"
+MAX_PDU_BYTES = 131072  # our choice: what the receiver takes, too
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is called, by whom, and how long is waited for answers."""
+
+    name: str  # ours
+    ae_title: str
+    host: str
+    port: int
+    our_ae_title: str
+    connect_timeout_s: float
+    association_timeout_s: float
+    answer_timeout_s: float  # for each answer
+    idle_timeout_s: float  # on which nothing moves
+
+
+Context = tuple[str, tuple[str, ...]]
+"""Abstract syntax, and the transfer syntaxes proposed for it in one presentation context."""
+
+
+@contextmanager
+def association(
+    peer: Peer,
+    contexts: Sequence[Context],
+    roles: Sequence[str] = (),
+    handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+) -> Iterator["Association"]:
+    """An association with a peer, released at the end.
+
+    It is yielded without one accepted context too: then the peer is there and takes nothing of what was proposed.
+
+    Args:
+        roles: abstract syntaxes of which we are SCP as well, as C-GET wants it.
+        handlers: (event of pynetdicom, handler).
+
+    Raises:
+        PeerAway: the peer is not there, did not answer, or rejected us.
+    """
+    from pynetdicom import AE, build_role
+
+    ae = AE(ae_title=peer.our_ae_title)
+    ae.connection_timeout = peer.connect_timeout_s
+    ae.acse_timeout = peer.association_timeout_s
+    ae.dimse_timeout = peer.answer_timeout_s
+    ae.network_timeout = peer.idle_timeout_s
+    for abstract_syntax, transfer_syntaxes in contexts:
+        ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
+    try:
+        made = ae.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.ae_title,
+            max_pdu=MAX_PDU_BYTES,
+            ext_neg=[build_role(abstract_syntax, scp_role=True) for abstract_syntax in roles],
+            evt_handlers=list(handlers),
+        )
+    except (OSError, RuntimeError) as bad:  # a name that does not resolve, no route
+        raise PeerAway(f"'{peer.name}' can't be reached ({type(bad).__name__})") from None
+    if made.is_rejected:
+        raise PeerAway(f"'{peer.name}' rejected the association: {made.acceptor.primitive.reason_str}")
+    if not made.is_established and not made.rejected_contexts:
+        raise PeerAway(f"'{peer.name}' can't be reached, or did not answer")
+    try:
+        yield made
+    finally:
+        if made.is_established:
+            made.release()

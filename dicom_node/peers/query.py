@@ -1,0 +1,202 @@
+"""
+Query and retrieve at a PACS, by the Study Root model: C-FIND, C-GET, C-MOVE (PS3.4 annex C).
+
+Only what is asked for here is asked for anywhere: no patient's name or ID is among the keys.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.peers.association import EXPLICIT, IMPLICIT, Context, Peer, association
+from engine.errors import PeerAway, PeerError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pynetdicom.association import Association
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+GET = "1.2.840.10008.5.1.4.1.2.2.3"
+PENDING = frozenset({0xFF00, 0xFF01})
+SUCCESS, CANCELLED, SOME_FAILED = 0x0000, 0xFE00, 0xB000
+OUT_OF_RESOURCES = frozenset({0xA700, 0xA701, 0xA702})
+LOST = 0xA700  # what we answer to an image that we can't keep now
+
+MOST_UIDS = 100  # in one identifier. Our choice: longer lists are refused or cut by some
+
+Received = Callable[[str, str, str, str, bytes], bool]
+"""Called with abstract syntax, SOP class, SOP Instance UID, transfer syntax and encoded data set; False: not kept."""
+
+STORED, REFUSED_BY_US = 0x0000, 0xA700
+
+
+class Finder:
+    """An open association on which is queried."""
+
+    def __init__(self, peer: Peer, opened: "Association") -> None:
+        """Made by `finder`."""
+        self._peer = peer
+        self._association = opened
+
+    def find(self, level: str, **keys: str) -> list["Dataset"]:
+        """All matches of a query.
+
+        Args:
+            level: "STUDY", "SERIES" or "IMAGE".
+            keys: keywords with what to match, or empty: to be returned.
+
+        Raises:
+            PeerError: the peer refused, or was lost.
+        """
+        from pydicom.dataset import Dataset
+
+        identifier = Dataset()
+        identifier.QueryRetrieveLevel = level
+        for keyword, value in keys.items():
+            setattr(identifier, keyword, value or None)
+        found = []
+        try:
+            for status, match in self._association.send_c_find(identifier, FIND):
+                code = _code(status, self._peer, "C-FIND")
+                if code in PENDING:
+                    if match is not None:
+                        found.append(match)
+                elif code != SUCCESS:
+                    raise PeerError(f"'{self._peer.name}' answered C-FIND with {code:#06x}")
+        except (RuntimeError, ValueError):
+            raise PeerError(f"'{self._peer.name}' was lost during C-FIND, or does not offer it") from None
+        return found
+
+
+def finder(peer: Peer) -> "_Opened":
+    """A context manager that gives a `Finder`."""
+    return _Opened(peer)
+
+
+class _Opened:
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._manager = association(peer, [(FIND, (EXPLICIT, IMPLICIT))])
+
+    def __enter__(self) -> Finder:
+        opened = self._manager.__enter__()
+        if not opened.accepted_contexts:
+            self._manager.__exit__(None, None, None)
+            raise PeerError(f"'{self._peer.name}' does not offer C-FIND in the Study Root model")
+        return Finder(self._peer, opened)
+
+    def __exit__(self, *error: Any) -> None:
+        self._manager.__exit__(*error)
+
+
+def get(
+    peer: Peer,
+    keys: Sequence[dict[str, str]],
+    sop_classes: Sequence[str],
+    transfer_syntaxes: Sequence[str],
+    received: Received,
+) -> None:
+    """Fetch by C-GET: images come over the association that we asked for.
+
+    Args:
+        keys: one request each, as `requests` makes them.
+        transfer_syntaxes: each in a context of its own, so that the peer may send what it holds, as it is.
+
+    Raises:
+        PeerError: the peer refused, or was lost; what came before is with `received`.
+    """
+    from pynetdicom import evt
+
+    contexts: list[Context] = [(GET, (EXPLICIT, IMPLICIT))]
+    contexts += [(sop_class, (syntax,)) for sop_class in sop_classes for syntax in transfer_syntaxes]
+    was_left = False
+
+    def on_store(event: Any) -> int:
+        nonlocal was_left
+        request, context = event.request, event.context
+        kept = not was_left and received(
+            str(context.abstract_syntax),
+            str(request.AffectedSOPClassUID),
+            str(request.AffectedSOPInstanceUID),
+            str(context.transfer_syntax),
+            request.DataSet.getvalue(),
+        )
+        if not kept:
+            was_left = True
+            event.assoc.abort()
+        return STORED if kept else REFUSED_BY_US
+
+    with association(peer, contexts, sop_classes, [(evt.EVT_C_STORE, on_store)]) as opened:
+        if GET not in {str(context.abstract_syntax) for context in opened.accepted_contexts}:
+            raise PeerError(f"'{peer.name}' does not offer C-GET in the Study Root model")
+        for each in keys:
+            if not was_left:
+                _retrieve(peer, opened, "C-GET", opened.send_c_get, each, GET)
+
+
+def move(peer: Peer, keys: Sequence[dict[str, str]], destination_ae_title: str, go_on: Callable[[], bool]) -> None:
+    """Have a peer send to an AE that it knows, by C-MOVE.
+
+    Args:
+        go_on: asked before each request and at each interim answer.
+
+    Raises:
+        PeerError: the peer refused, does not know the AE, or was lost.
+    """
+    with association(peer, [(MOVE, (EXPLICIT, IMPLICIT))]) as opened:
+        if not opened.accepted_contexts:
+            raise PeerError(f"'{peer.name}' does not offer C-MOVE in the Study Root model")
+
+        def send(identifier: "Dataset", model: str) -> Iterator[Any]:
+            answers: Iterator[Any] = opened.send_c_move(identifier, destination_ae_title, model)
+            for answer in answers:
+                if not go_on():
+                    opened.abort()
+                    return
+                yield answer
+
+        for each in keys:
+            if go_on():
+                _retrieve(peer, opened, "C-MOVE", send, each, MOVE)
+
+
+def requests(
+    study_instance_uid: str, series_instance_uid: str, uids: Sequence[str], whole: bool
+) -> list[dict[str, str]]:
+    """Identifiers that ask for a whole series, or for some of its images."""
+    series = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": series_instance_uid}
+    if whole:
+        return [{"QueryRetrieveLevel": "SERIES", **series}]
+    return [
+        {"QueryRetrieveLevel": "IMAGE", **series, "SOPInstanceUID": "\\".join(uids[n : n + MOST_UIDS])}
+        for n in range(0, len(uids), MOST_UIDS)
+    ]
+
+
+def _retrieve(
+    peer: Peer, opened: "Association", name: str, send: Callable[..., Any], keys: dict[str, str], model: str
+) -> None:
+    """One request to its final answer. Sub-operations that failed are no error here: what came is counted by us."""
+    from pydicom.dataset import Dataset
+
+    identifier = Dataset()
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value.split("\\") if "\\" in value else value)
+    code: int | None = None
+    try:
+        for status, _ in send(identifier, model):
+            code = _code(status, peer, name)
+    except (RuntimeError, ValueError):
+        raise PeerError(f"'{peer.name}' was lost during {name}") from None
+    if code is None or code in PENDING:
+        raise PeerError(f"'{peer.name}' was lost during {name}")
+    if code in OUT_OF_RESOURCES:
+        raise PeerAway(f"'{peer.name}' has no room for {name} now ({code:#06x})")
+    if code not in (SUCCESS, SOME_FAILED):
+        raise PeerError(f"'{peer.name}' answered {name} with {code:#06x}")
+
+
+def _code(status: Any, peer: Peer, name: str) -> int:
+    if not status or "Status" not in status:
+        raise PeerError(f"'{peer.name}' did not answer {name}")
+    return int(status.Status)
