@@ -150,17 +150,16 @@ class Spool:
         """A file to write an instance to; closed without having been kept, nothing is left of it.
 
         Raises:
-            StorageFull: the disk does not take it, or has less than its reserve left.
+            StorageFull: the disk does not take it.
         """
         with _as_storage_full():
-            self._need_room(0)
             return Aside(self._partial / str(next(self._numbers)))
 
     def write(self, aside: Aside, pieces: Sequence[bytes | memoryview]) -> None:
         """Append to it.
 
         Raises:
-            StorageFull: the disk does not take it.
+            StorageFull: the disk does not take it, or would have less than its reserve left.
         """
         with _as_storage_full():
             self._need_room(sum(map(len, pieces)))
@@ -177,12 +176,10 @@ class Spool:
         """
         final = self.place_of(sop_instance_uid)
         with _as_storage_full():
-            same = aside.is_same_as(final)
-            if same is None:
-                aside.flush()
-                same = None if aside.name(final) else aside.is_same_as(final)
+            aside.flush()
+            same = None if aside.name(final) else aside.is_same_as(final)
             if same is not False:
-                self._sync.sync(final.parent)  # a repeated one too: who stored it first may not be this far yet
+                sync_folder(final.parent)  # a repeated one too: who stored it first may not be this far yet
         return final, {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
 
     def incoming(self) -> Iterator[Path]:

@@ -44,13 +44,30 @@ def inspect_file(file: BinaryIO, size_bytes: int, command: Command, pseudonym_ke
         UnreadableInstance: likewise.
     """
     elements, header = read_file(file, size_bytes, pseudonym_key)
+    judge(elements, header, command, file, size_bytes)
+    return header
+
+
+def judge(elements: Elements, header: InstanceHeader, command: Command, file: BinaryIO | None, size_bytes: int) -> None:
+    """Whether an instance whose header was read may be accepted.
+
+    Args:
+        file: not needed for native pixels.
+
+    Raises:
+        UnreadableInstance: the command speaks of another instance; or the pixel data are cut short or missing.
+    """
     if header.sop_instance_uid != command.sop_instance_uid:
         raise UnreadableInstance(Reason.COMMAND_MISMATCH, "command and data set name different instances")
     if not header.sop_class_uid == command.sop_class_uid == command.abstract_syntax:
         raise UnreadableInstance(Reason.COMMAND_MISMATCH, "command, context and data set name different SOP classes")
     if header.sop_class_uid in IMAGES:
         _refuse_cut_pixels(file, size_bytes, elements)
-    return header
+
+
+def has_native_pixels(elements: Elements) -> bool:
+    """Whether there are pixels, and their length is told before them."""
+    return elements.pixel_data is not None and elements.pixel_data.length is not None
 
 
 def read_content(content: bytes, pseudonym_key: bytes) -> tuple[Elements, InstanceHeader]:
@@ -77,7 +94,7 @@ def read_file(file: BinaryIO, size_bytes: int, pseudonym_key: bytes) -> tuple[El
         raise UnreadableInstance(Reason.HEADER_UNREADABLE, f"the header breaks off with {type(bad).__name__}") from None
 
 
-def _refuse_cut_pixels(file: BinaryIO, size_bytes: int, elements: Elements) -> None:
+def _refuse_cut_pixels(file: BinaryIO | None, size_bytes: int, elements: Elements) -> None:
     """An image whose pixels end too early was cut on the way, and can be sent again."""
     pixels = elements.pixel_data
     if pixels is None:
@@ -86,6 +103,8 @@ def _refuse_cut_pixels(file: BinaryIO, size_bytes: int, elements: Elements) -> N
         if pixels.offset + pixels.length > size_bytes:
             raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the pixel data are cut short")
         return
+    if file is None:
+        raise ValueError("fragments can't be judged without the file")
     try:
         fragments(file, size_bytes, pixels)
     except UnreadableInstance:

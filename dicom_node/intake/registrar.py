@@ -33,7 +33,7 @@ class RegistrarOptions:
     """How instances are gathered into transactions."""
 
     most_together: int = 500  # rows of one transaction
-    gather_s: float = 0.2  # how long the first of them waits for more
+    gather_s: float = 1.0  # how long the first of them waits for more
     retry_s: float = 5.0  # pause while the database is out of order
     most_waiting: int = 20000  # held in memory meanwhile; further ones are found in the spool later
 
