@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 BY_PROVIDER = 2  # source of an abort (PS3.8 table 9-26)
 
+LONGEST_GOODBYE_S = 2.0  # our choice: how long a peer may take to close after the last word
+
 LONGEST_DATA_SET = 4 * MIB
 """Of a message that is no C-STORE. Our choice: a request to commit to ten thousand instances has a third of it."""
 
@@ -73,16 +75,18 @@ class House:
 class Association:
     """One association; `run` is the life of its thread."""
 
-    def __init__(self, house: House, wire: Wire, may_begin: Callable[[], bool]) -> None:
+    def __init__(self, house: House, wire: Wire, take_place: Callable[[], bool], leave: Callable[[], None]) -> None:
         """Take over a connection.
 
         Args:
-            may_begin: takes one of the places for associations, where one is free.
+            take_place: takes one of the places for associations, where one is free.
+            leave: gives it back.
         """
         self.calling_ae_title = ""
         self._house = house
         self._wire = wire
-        self._may_begin = may_begin
+        self._take_place = take_place
+        self._leave = leave
         self._agreement = Agreement(b"", {}, 0)
         self._context_id = 0  # of the message that is coming
         self._command = bytearray()
@@ -94,28 +98,31 @@ class Association:
 
     def run(self) -> None:
         """Serve it to its end. Never raises."""
-        ending = "aborted"
+        ending = "broken"
         try:
             self._wire.shake_hands()
-            ending = "rejected"
             if self._begin():
-                ending = "aborted"
                 with metrics.open_association():
                     ending = self._serve()
+            else:
+                ending = "rejected"
         except (ProtocolBroken, TooSlow, Unacceptable, MalformedCommand) as broken:
             log.warning("ended an association: %s", str(broken))
-            self._abort()
+            ending = self._abort()
         except ConnectionEnded as ended:
             if self._agreement.contexts:
                 log.warning("an association broke: %s", str(ended))
         except Exception:
             log.exception("ended an association")
-            self._abort()
+            ending = self._abort()
         finally:
             if self._reception is not None:
                 self._reception.drop()
-            self._wire.close()
             metrics.count_association(ending, self._wire.bytes_received)
+            self._leave()
+            if ending != "broken":
+                self._wire.await_close(LONGEST_GOODBYE_S)
+            self._wire.close()
 
     def _begin(self) -> bool:
         """Negotiate; whether there is an association."""
@@ -131,7 +138,7 @@ class Association:
             if self._agreement.wants_to_store and (why := self._house.acceptance.pressure()):
                 log.warning("rejected an association: %s", why)
                 rejection = CONGESTION
-            elif not self._may_begin():
+            elif not self._take_place():
                 log.warning("rejected an association: %d are open", options.max_associations)
                 rejection = LIMIT_EXCEEDED
         if rejection is not None:
@@ -282,6 +289,7 @@ class Association:
     def _send(self, data: bytes, is_command: bool) -> None:
         self._wire.send(data_pdus(self._context_id, data, is_command, self._agreement.max_pdu_bytes))
 
-    def _abort(self) -> None:
+    def _abort(self) -> str:
         with suppress(ConnectionEnded):  # it has ended already
             self._wire.send(struct.pack(">BxIxxBB", ABORT, 4, BY_PROVIDER, 0))
+        return "broken"  # what still comes is not wanted

@@ -107,11 +107,15 @@ class Door:
 
     def _serve(self, wire: Wire) -> None:
         try:
-            Association(self._house, wire, lambda: self._take_place(wire)).run()
+            Association(self._house, wire, lambda: self._take_place(wire), lambda: self._leave(wire)).run()
         finally:
+            self._leave(wire)
             with self._lock:
-                self._established.discard(wire)
                 self._wires.discard(wire)
+
+    def _leave(self, wire: Wire) -> None:
+        with self._lock:
+            self._established.discard(wire)
 
     def _take_place(self, wire: Wire) -> bool:
         with self._lock:

@@ -155,6 +155,14 @@ class Wire:
         except OSError as bad:
             raise ConnectionEnded(f"an answer was not taken ({type(bad).__name__})") from None
 
+    def await_close(self, seconds: float) -> None:
+        """Let the peer close first, for a while, as who is answered should: what was sent may still be on its way."""
+        self._connection.settimeout(seconds)
+        until = time.monotonic() + seconds
+        with suppress(OSError):
+            while time.monotonic() < until and self._connection.recv_into(self._view):
+                pass
+
     def interrupt(self) -> None:
         """End the connection from another thread: whatever waits here ends with `ConnectionEnded`."""
         with suppress(OSError):  # it has ended already
