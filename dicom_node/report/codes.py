@@ -113,6 +113,7 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 DEVICE = Code("121007", "DCM", "Device")
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")
 CT_PROCEDURE = Code("25045-6", "LN", "CT unspecified body region")
 """What was reported on, where the source names no procedure of its own."""
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")

@@ -130,7 +130,7 @@ def _outline_group(analysis: Analysis, level: VertebralLevel, cores: MeasuredCor
     region = ImageRegion(
         graphic_type=GraphicTypeValues.POLYLINE,
         graphic_data=outline(cores.labels[k - cores.start] == cores.levels.index(level) + 1),
-        source_image=SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID),
+        source_image=SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID, source.frame_numbers(k)),
     )
     numbers = [one for one in analysis.result.measurements if one.finding_site == level and one.quantity in LEADING]
     return PlanarROIMeasurementsAndQualitativeEvaluations(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from dicom_node.report import codes
 from dicom_node.report.equipment import object_attributes
@@ -22,6 +22,10 @@ from dicom_node.report.source_headers import SourceHeaders, lay_identity
 from dicom_node.report.uids import report_uid
 from engine.records import Quantity, ScreeningResult, VertebralLevel
 from engine.volume import Analysis, Segmentation
+
+_REPLACED = ("SOPClassUID", "SOPInstanceUID")
+_STAND_IN = "2.25.0"
+"""Stem of UIDs that never leave this file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,7 @@ def build_segmentation(
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     result = analysis.result
-    images = [_spaced(source.slices[cores.start + k], analysis) for k in range(len(cores.labels))]
+    images = [_stand_in(source.slices[cores.start + k], k, analysis) for k in range(len(cores.labels))]
     as_labelmap = options.segmentation is SegmentationForm.LABELMAP
     segmentation = Segmentation(
         source_images=images,
@@ -91,7 +95,8 @@ def build_segmentation(
         **object_attributes("seg", analysis.series, result, source, options),
     )
     if not as_labelmap and cores.levels and cores.bodies:
-        _fill_bodies(segmentation, cores, {str(image.SOPInstanceUID): k for k, image in enumerate(images)})
+        _fill_bodies(segmentation, cores)
+    _name_sources(segmentation, cores.start, source)
     _fix_dimension_uid(segmentation, report_uid("seg dimensions", analysis.series, result))
     lay_identity(segmentation, source, result.analysed_at)
     return segmentation
@@ -142,12 +147,8 @@ def _one_label_a_voxel(cores: MeasuredCores) -> NDArray[np.uint8]:
     return labels
 
 
-def _fill_bodies(segmentation: Dataset, cores: MeasuredCores, slices: dict[str, int]) -> None:
-    """Put the cores back into their bodies' frames: in a binary object segments may overlap, and a body is whole.
-
-    Args:
-        slices: the index in `cores.labels` of each source image, by its UID.
-    """
+def _fill_bodies(segmentation: Dataset, cores: MeasuredCores) -> None:
+    """Put the cores back into their bodies' frames: in a binary object segments may overlap, and a body is whole."""
     size = (int(segmentation.Rows), int(segmentation.Columns))
     frames = np.unpackbits(np.frombuffer(segmentation.PixelData, np.uint8), bitorder="little")
     bits = frames[: int(segmentation.NumberOfFrames) * size[0] * size[1]].reshape(-1, *size)
@@ -155,7 +156,7 @@ def _fill_bodies(segmentation: Dataset, cores: MeasuredCores, slices: dict[str, 
         number = int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber) - len(cores.levels)
         if number > 0:
             (image,) = frame.DerivationImageSequence[0].SourceImageSequence
-            bits[index] = cores.body_labels[slices[image.ReferencedSOPInstanceUID]] == number
+            bits[index] = cores.body_labels[_stood_for(image)] == number
     packed = np.packbits(frames, bitorder="little").tobytes()
     segmentation.PixelData = packed + b"\0" * (len(packed) % 2)
 
@@ -186,18 +187,49 @@ def _describe(number: int, level: VertebralLevel, label: str, place: str, analys
     )
 
 
-def _spaced(image: Dataset, analysis: Analysis) -> Dataset:
-    """The slice with the spacing that its masks are written with.
+def _stand_in(image: Dataset, k: int, analysis: Analysis) -> Dataset:
+    """A slice as the library wants it: an instance of its own, with the spacing that its masks are written with.
 
-    A segmentation states how thick its frames are; where the source does not, the step between
-    slices is all that is known.
+    A segmentation states how thick its frames are; where the source does not, the step between slices is all
+    that is known. The UID tells the slice's index; `_name_sources` puts the source's own in its place.
     """
-    spaced = Dataset()
-    spaced.update(image)
-    spaced.SpacingBetweenSlices = f"{analysis.volume.geometry.spacing_mm[0]:.8g}"
+    alone = Dataset()
+    alone.update({element.tag: element for element in image if element.keyword not in _REPLACED})  # elements are shared
+    alone.SOPClassUID, alone.SOPInstanceUID = CTImageStorage, f"{_STAND_IN}.{k + 1}"
+    alone.SpacingBetweenSlices = f"{analysis.volume.geometry.spacing_mm[0]:.8g}"
     if not image.get("SliceThickness"):
-        spaced.SliceThickness = spaced.SpacingBetweenSlices
-    return spaced
+        alone.SliceThickness = alone.SpacingBetweenSlices
+    return alone
+
+
+def _stood_for(reference: Dataset) -> int:
+    """The index in `MeasuredCores.labels` that a stand-in's UID tells."""
+    return int(reference.ReferencedSOPInstanceUID.rpartition(".")[2]) - 1
+
+
+def _name_sources(segmentation: Dataset, start: int, source: SourceHeaders) -> None:
+    """Refer to the source's instances, and to their frames where they have many, instead of to the stand-ins."""
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.DerivationImageSequence:
+            for image in derivation.SourceImageSequence:
+                _refer(image, start, source, with_frame=True)
+    for series in segmentation.ReferencedSeriesSequence:
+        referred: dict[str, Dataset] = {}
+        for item in series.ReferencedInstanceSequence:
+            _refer(item, start, source, with_frame=False)
+            referred.setdefault(item.ReferencedSOPInstanceUID, item)
+        series.ReferencedInstanceSequence = list(referred.values())
+
+
+def _refer(reference: Dataset, start: int, source: SourceHeaders, with_frame: bool) -> None:
+    """Put a source in a stand-in's place; frames of several segments share one reference, which is done once."""
+    if not reference.ReferencedSOPInstanceUID.startswith(f"{_STAND_IN}."):
+        return
+    k = start + _stood_for(reference)
+    image = source.slices[k]
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    if with_frame and k in source.frames:
+        reference.ReferencedFrameNumber = source.frames[k]
 
 
 def _fix_dimension_uid(segmentation: Dataset, uid: str) -> None:

@@ -47,6 +47,10 @@ _SLICE = (
     "PixelSpacing", "SliceThickness",
 )  # fmt: skip
 
+_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+"""Where a multi-frame instance keeps what a single one has at its top (PS3.3 C.7.6.16)."""
+
 _GRAMMAR = frozenset({"AS", "CS", "DA", "DT", "TM"})
 """Value representations whose values can be without meaning; text and UIDs stay as they are."""
 
@@ -59,6 +63,11 @@ class SourceHeaders:
 
     identity: Dataset  # patient and study, decoded
     slices: dict[int, Dataset]  # by index k in the volume; geometry, UIDs and scanner, no pixels, no patient
+    frames: dict[int, int]  # by index k: which frame of its instance, from 1; empty where each instance has one
+
+    def frame_numbers(self, k: int) -> list[int] | None:
+        """What a reference to a slice names beside its UID; None: the instance has one frame."""
+        return [self.frames[k]] if k in self.frames else None
 
     @property
     def first(self) -> Dataset:
@@ -95,8 +104,13 @@ def read_source(analysis: Analysis, slices: Iterable[int]) -> SourceHeaders:
             patient, another place or size.
     """
     paths = {instance.sop_instance_uid: instance.path for instance in analysis.series.instances}
-    uids = analysis.volume.sop_instance_uids
-    found = {k: _read(paths[uids[k]]) for k in sorted({0, *slices})}
+    uids, frames = analysis.volume.sop_instance_uids, analysis.volume.frame_numbers
+    wanted = sorted({0, *slices})
+    if frames:  # few instances with many slices each
+        headers = {uid: _read(paths[uid], _FRAMES) for uid in {uids[k] for k in wanted}}
+        found = {k: _of_frame(headers[uids[k]], frames[k]) for k in wanted}
+    else:
+        found = {k: _read(paths[uids[k]]) for k in wanted}
     identity = _identity(found[0])
     for k, header in found.items():
         if header.get("SOPInstanceUID") != uids[k] or header.get("StudyInstanceUID") != identity.StudyInstanceUID:
@@ -105,7 +119,7 @@ def read_source(analysis: Analysis, slices: Iterable[int]) -> SourceHeaders:
             raise SeriesError(Reason.REPORT_FAILED, "the slices of the series name different patients")
     bare = {k: _without_patient(header) for k, header in found.items()}
     _check_places(analysis, bare)
-    return SourceHeaders(identity, bare)
+    return SourceHeaders(identity, bare, {k: frames[k] for k in wanted} if frames else {})
 
 
 def lay_identity(report: Dataset, source: SourceHeaders, moment: datetime) -> None:
@@ -127,9 +141,9 @@ def unquoted() -> Iterator[None]:
         yield
 
 
-def _read(path: str) -> Dataset:
+def _read(path: str, more: tuple[str, ...] = ()) -> Dataset:
     """The wanted attributes of one file, decoded; unreadable ones are left out."""
-    wanted = [*_EMPTY_IF_UNKNOWN, *_ABSENT_IF_UNKNOWN, *_EQUIPMENT, *_SLICE]
+    wanted = [*_EMPTY_IF_UNKNOWN, *_ABSENT_IF_UNKNOWN, *_EQUIPMENT, *_SLICE, *more]
     try:
         with unquoted():
             return _decoded(dcmread(path, stop_before_pixels=True, force=True, specific_tags=wanted))
@@ -138,6 +152,18 @@ def _read(path: str) -> Dataset:
     except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as bad:
         message = f"the header of a source image can't be read again ({type(bad).__name__})"
         raise SeriesError(Reason.REPORT_FAILED, message) from None  # the cause may quote patient data
+
+
+def _of_frame(header: Dataset, number: int) -> Dataset:
+    """One frame of a multi-frame instance as if it were an instance of its own, but for its UID."""
+    frame = Dataset()
+    frame.update({element.tag: element for element in header if element.keyword not in _FRAMES})
+    shared, own = (header.get(keyword) or [] for keyword in _FRAMES)
+    for groups in (*shared[:1], *own[number - 1 : number]):
+        for keyword in _GROUPS:
+            for item in groups.get(keyword) or ():
+                frame.update(item)
+    return frame
 
 
 def _decoded(dataset: Dataset) -> Dataset:

@@ -65,7 +65,8 @@ def _content(
 
     result = analysis.result
     measured, pointed_at = groups(analysis, cores, segmentation, source)
-    shown = [source.slices[middle(cores.slices[level])] for level in pointed_at] or [source.first]
+    places = [middle(cores.slices[level]) for level in pointed_at] or [min(source.slices)]
+    shown = [source.slices[k] for k in places]
     content = MeasurementReport(
         observation_context=_observer(result, options),
         procedure_reported=source.procedure,
@@ -75,9 +76,19 @@ def _content(
     )
     if not all(image.get("SliceThickness") for image in shown):
         _drop_thickness(content[0])
+    if source.frames:
+        _name_frames(content[0], [source.frames[k] for k in places])
     if is_research_only(result):
         content[0].ContentSequence.append(_remark(RESEARCH_ONLY))
     return content
+
+
+def _name_frames(root: Dataset, frames: list[int]) -> None:
+    """Say which frames the library's images are, in place; the library knows whole instances only."""
+    library = next(item for item in root.ContentSequence if item.ConceptNameCodeSequence[0] == codes.IMAGE_LIBRARY)
+    images = [item for group in library.ContentSequence for item in group.ContentSequence if item.ValueType == "IMAGE"]
+    for image, number in zip(images, frames, strict=True):
+        image.ReferencedSOPSequence[0].ReferencedFrameNumber = number
 
 
 def _observer(result: ScreeningResult, options: ReportOptions) -> Any:

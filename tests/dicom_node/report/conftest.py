@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom import Dataset, config, dcmread
 from scipy import ndimage
 
@@ -97,6 +98,25 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
 
 def with_result(analysis: Analysis, **changes: object) -> Analysis:
     return replace(analysis, result=replace(analysis.result, **changes))
+
+
+@pytest.fixture(scope="session")
+def multiframe(series: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """The same slices as two legacy converted enhanced CT instances, the upper half first and head to foot."""
+    files = [dcmread(instance.path) for instance in series.series.instances]
+    half, folder = len(files) // 2, tmp_path_factory.mktemp("multiframe")
+    instances, uids, frames = [], [], []
+    for n, part in enumerate((files[half:][::-1], files[:half][::-1]), start=1):
+        uid, path = f"1.2.826.0.1.3680043.8.498.77.{n}", folder / f"{n}.dcm"
+        converted = LegacyConvertedEnhancedCTImage(part, series.series.series_instance_uid, 1, uid, n)
+        converted.save_as(path)
+        instances.append(InstanceRef(uid, str(converted.SOPClassUID), str(path)))
+        places = [float(f.PlanePositionSequence[0].ImagePositionPatient[2])
+                  for f in converted.PerFrameFunctionalGroupsSequence]  # fmt: skip
+        order = np.argsort(places)
+        uids[:0], frames[:0] = [uid] * len(part), [int(number) + 1 for number in order]
+    volume = replace(series.volume, sop_instance_uids=tuple(uids), frame_numbers=tuple(frames))
+    return replace(series, series=replace(series.series, instances=tuple(instances)), volume=volume)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 from highdicom.seg import segread
 from highdicom.sr import srread
 from pydicom import Dataset, dcmread
-from pydicom.uid import RLELossless
+from pydicom.uid import LegacyConvertedEnhancedCTImageStorage, RLELossless
 
 from dicom_node.report.options import ReportOptions, SegmentationForm
 from dicom_node.report.segmentation_object import build_segmentation, measured_cores, tracking_name
@@ -60,7 +60,7 @@ def test_bodies_can_be_left_out(series, written):
     assert [item.SegmentLabel for item in segments] == [tracking_name(level) for level in series.result.levels]
 
 
-@pytest.mark.parametrize("case", ["series", "turned"])
+@pytest.mark.parametrize("case", ["series", "turned", "multiframe"])
 def test_frames_lie_where_the_voxels_are_in_the_patient(case, written, request):
     analysis = request.getfixturevalue(case)
     segmentation = dcmread(written(analysis)["seg"])
@@ -92,6 +92,23 @@ def test_no_frame_is_empty_and_only_their_slices_are_referred_to(series, written
     referred = {item.ReferencedSOPInstanceUID for item in reference.ReferencedInstanceSequence}
     assert referred == set(series.volume.sop_instance_uids[first : last + 1])
     assert segmentation.FrameOfReferenceUID == dcmread(series.series.instances[0].path).FrameOfReferenceUID
+
+
+def test_frames_of_a_multi_frame_source_are_named(multiframe, written):
+    segmentation = dcmread(written(multiframe)["seg"])
+    geometry, volume = multiframe.volume.geometry, multiframe.volume
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+        corner = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        k = round(float(geometry.to_index(corner)[0]))
+        assert (image.ReferencedSOPInstanceUID, image.ReferencedFrameNumber) == (
+            volume.sop_instance_uids[k],
+            volume.frame_numbers[k],
+        )
+    (series,) = segmentation.ReferencedSeriesSequence
+    assert [item.ReferencedSOPClassUID for item in series.ReferencedInstanceSequence] == [
+        LegacyConvertedEnhancedCTImageStorage
+    ] * 2
 
 
 def test_a_level_without_a_core_has_no_segment_and_numbers_stay_dense(series, written):

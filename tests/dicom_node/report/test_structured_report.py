@@ -135,7 +135,7 @@ def test_a_group_points_at_its_segment(case, written, request):
         assert group.finding_sites[0].value == Code(type_code.CodeValue, type_code.CodingSchemeDesignator, "")
 
 
-@pytest.mark.parametrize("case", ["series", "turned"])
+@pytest.mark.parametrize("case", ["series", "turned", "multiframe"])
 def test_a_viewer_can_draw_each_core_on_its_middle_slice(case, written, request):
     """The outline's polygon, filled, is the core's slice: to the pixel inside, to half a pixel at its edge."""
     analysis = request.getfixturevalue(case)
@@ -145,7 +145,7 @@ def test_a_viewer_can_draw_each_core_on_its_middle_slice(case, written, request)
         assert group.finding_sites[0].value == codes.LEVELS[level]
         region = group.roi
         (reference,) = region.ContentSequence[0].ReferencedSOPSequence
-        k = analysis.volume.sop_instance_uids.index(str(reference.ReferencedSOPInstanceUID))
+        k = slice_of(analysis, reference)
         mask = analysis.trabecular.labels[k] == analysis.trabecular.segments.index(level) + 1
         shown = Image.new("1", mask.shape[::-1])
         ImageDraw.Draw(shown).polygon([(x - 0.5, y - 0.5) for x, y in region.value], fill=1)
@@ -156,6 +156,16 @@ def test_a_viewer_can_draw_each_core_on_its_middle_slice(case, written, request)
         leading = [number.name for number in group.get_measurements()]
         expected = {m.quantity for m in analysis.result.measurements if m.finding_site == level}
         assert leading == [codes.QUANTITIES[q].concept for q in Quantity if q in LEADING and q in expected]
+
+
+def slice_of(analysis, reference):
+    """The index k of the slice that a reference names: by instance, and by frame where it has many."""
+    volume, uid = analysis.volume, str(reference.ReferencedSOPInstanceUID)
+    if not volume.frame_numbers:
+        assert "ReferencedFrameNumber" not in reference
+        return volume.sop_instance_uids.index(uid)
+    places = list(zip(volume.sop_instance_uids, volume.frame_numbers, strict=True))
+    return places.index((uid, int(reference.ReferencedFrameNumber)))
 
 
 def test_an_outline_goes_around_single_pixels_and_along_borders():
@@ -226,14 +236,15 @@ def test_the_evidence_is_the_analysed_images_and_the_segmentation(case, written,
     assert used <= set.union(*listed.values())
 
 
-def test_the_library_lists_one_slice_a_level(series, written):
-    report = dcmread(written(series)["sr"])
-    (library,) = code_items_of_tree(report, "Image Library")
-    images = [str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in code_items_of(library, "Source")]
-    assert len(images) == len(set(images)) == len(series.result.levels)
-    for level, uid in zip(series.result.levels, images, strict=True):
-        number = series.trabecular.segments.index(level) + 1
-        assert (series.trabecular.labels[series.volume.sop_instance_uids.index(uid)] == number).any()
+@pytest.mark.parametrize("case", ["series", "multiframe"])
+def test_the_library_lists_one_slice_a_level(case, written, request):
+    analysis = request.getfixturevalue(case)
+    (library,) = code_items_of_tree(dcmread(written(analysis)["sr"]), "Image Library")
+    slices = [slice_of(analysis, image.ReferencedSOPSequence[0]) for image in code_items_of(library, "Source")]
+    assert len(slices) == len(set(slices)) == len(analysis.result.levels)
+    for level, k in zip(analysis.result.levels, slices, strict=True):
+        number = analysis.trabecular.segments.index(level) + 1
+        assert (analysis.trabecular.labels[k] == number).any()
 
 
 def code_items_of_tree(report, meaning):

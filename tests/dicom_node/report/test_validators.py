@@ -63,7 +63,7 @@ def bare(dataset: Dataset) -> None:
 
 
 HEADERS = {change.__name__: change for change in (aged, japanese, arabic, unicode, bare)}
-CASES = ["series", "complete", "thick", "turned", "withheld", "without_cores", *HEADERS]
+CASES = ["series", "complete", "multiframe", "thick", "turned", "withheld", "without_cores", *HEADERS]
 
 
 @pytest.fixture
