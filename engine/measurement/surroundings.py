@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from engine.volume import Box, Segmentation, Volume
 
-PIXEL_MM = 1.5  # of a slab
+PIXEL_MM = 2.0  # of a slab
 MIDDLE = 0.6  # of a body's height that its slab averages
 AIR_BELOW = -900.0  # HU
 PADDING_BELOW = -1080.0  # HU; scanners write less than air outside the circle of reconstruction
@@ -135,8 +135,7 @@ def _slab(volume: Volume, bodies: Segmentation, n: int, box: Box) -> Slab:
     x0, front = float(np.mean(points[:, 0])), float(np.percentile(points[:, 1], 2))
     depth = float(np.percentile(points[:, 1], 98)) - front
     step = [max(1, round(PIXEL_MM / mm)) for mm in geometry.spacing_mm[1:]]
-    mean: NDArray[np.float32] = volume.hounsfield[planes].mean(axis=0, dtype=np.float32)  # type: ignore[assignment]
-    hounsfield = _coarse(mean, step)
+    hounsfield = _coarse(np.asarray(np.mean(volume.hounsfield[planes], axis=0), dtype=np.float32), step)
     bone = _coarse((bodies.labels[planes] > 0).any(axis=0).astype(np.float32), step) > 0
     rows, columns = hounsfield.shape
     index = np.empty((rows, columns, 3))
@@ -163,7 +162,7 @@ def _coarse(image: NDArray[np.float32], step: Sequence[int]) -> NDArray[np.float
 
 
 def _discs(slab: Slab) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Mean of the disc around each pixel, and whether it lies where a great vessel does and is of one tissue."""
+    """Mean of the disc around each pixel where a great vessel may lie, and whether it is of one tissue there."""
     where = (
         (slab.left > VESSEL_X_MM[0])
         & (slab.left < VESSEL_X_MM[1])
@@ -171,9 +170,14 @@ def _discs(slab: Slab) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         & (slab.back < VESSEL_Y_MM[1])
     )
     mm = slab.pixel_mm2**0.5
-    mean, spread = _spread(slab.hounsfield, LUMEN_MM, mm)
-    free = ~ndimage.binary_dilation(slab.bone, _disc(LUMEN_MM + 1.5, mm))
-    return mean, where & free & (spread < EVEN_SD) & (mean > 10) & (mean < 1500)
+    (box,) = ndimage.find_objects(where.astype(np.uint8)) or (None,)
+    if box is None:
+        return np.zeros((0, 0), np.float32), np.zeros((0, 0), dtype=bool)
+    reach = int(np.ceil((LUMEN_MM + 2) / mm))
+    wide = tuple(slice(max(0, part.start - reach), part.stop + reach) for part in box)
+    mean, spread = _spread(slab.hounsfield[wide], LUMEN_MM, mm)
+    free = ~ndimage.binary_dilation(slab.bone[wide], _disc(LUMEN_MM + 1.5, mm))
+    return mean, where[wide] & free & (spread < EVEN_SD) & (mean > 10) & (mean < 1500)
 
 
 def _spread(image: NDArray[np.float32], radius_mm: float, mm: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
