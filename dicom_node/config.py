@@ -141,6 +141,10 @@ def _placed(config: NodeConfig, folder: Path) -> NodeConfig:
         pseudonym_key_file=place(config.pseudonym_key_file),
         database=replace(config.database, url=url),
         spool=replace(config.spool, folder=place(config.spool.folder)),
+        vertebral=replace(
+            config.vertebral,
+            calibration=replace(config.vertebral.calibration, table=place(config.vertebral.calibration.table)),
+        ),
         runtime=replace(config.runtime, models=place(config.runtime.models)),
         receiver=replace(
             config.receiver,

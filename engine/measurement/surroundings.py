@@ -135,7 +135,8 @@ def _slab(volume: Volume, bodies: Segmentation, n: int, box: Box) -> Slab:
     x0, front = float(np.mean(points[:, 0])), float(np.percentile(points[:, 1], 2))
     depth = float(np.percentile(points[:, 1], 98)) - front
     step = [max(1, round(PIXEL_MM / mm)) for mm in geometry.spacing_mm[1:]]
-    hounsfield = _coarse(np.asarray(np.mean(volume.hounsfield[planes], axis=0), dtype=np.float32), step)
+    total: NDArray[np.float32] = np.add.reduce(volume.hounsfield[planes], axis=0, dtype=np.float32)
+    hounsfield = _coarse((total / inner).astype(np.float32), step)
     bone = _coarse((bodies.labels[planes] > 0).any(axis=0).astype(np.float32), step) > 0
     rows, columns = hounsfield.shape
     index = np.empty((rows, columns, 3))

@@ -7,7 +7,7 @@ series is written into its case; engine.batch lets many cases pass the stages at
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -20,17 +20,21 @@ from engine.anatomy.trabecular import trabecular_core
 from engine.errors import UnusableModel
 from engine.loading.load import LoadingOptions, load
 from engine.measurement.attenuation import measure_attenuation
-from engine.measurement.quality import QualityOptions, outliers, quality_flags
+from engine.measurement.calibration import CalibrationOptions
+from engine.measurement.densities import calibrated_densities, on_line
+from engine.measurement.quality import QualityOptions, quality_flags
+from engine.measurement.surroundings import slabs
 from engine.prediction.bone_density import predicting_density
-from engine.prediction.policy import DensityPolicy, aggregated_levels, evaluate
+from engine.prediction.policy import DensityPolicy
+from engine.programs.aggregation import patients_value
+from engine.programs.calibrating import Calibrator, without_line
 from engine.programs.stages import Stage, each
 from engine.records import (
-    Evaluation,
+    Calibration,
     Measurement,
     ModelRef,
     Program,
     QualityFlag,
-    Quantity,
     Reason,
     ScreeningResult,
     SeriesRef,
@@ -55,6 +59,7 @@ class VertebralOptions:
     segmentation: SegmentationOptions = field(default_factory=SegmentationOptions)
     levels: LevelOptions = field(default_factory=LevelOptions)
     quality: QualityOptions = field(default_factory=QualityOptions)
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     policy: DensityPolicy = field(default_factory=DensityPolicy)
 
     def __post_init__(self) -> None:
@@ -75,6 +80,8 @@ class VertebralCase:
     cores: Segmentation = field(init=False)
     measured: tuple[Measurement, ...] = field(init=False)
     flags: tuple[QualityFlag, ...] = field(init=False)
+    calibrated: tuple[Measurement, ...] = ()  # from HU by a line
+    calibrations: tuple[Calibration, ...] = field(init=False)
     densities: tuple[Measurement, ...] = field(init=False)
     implausible: tuple[QualityFlag, ...] = field(init=False)
 
@@ -90,8 +97,10 @@ class VertebralProgram:
         Raises:
             UnusableModel: a package is missing, damaged, or serves something else.
             BackendUnavailable: nothing can run them here.
+            BadOption: the site's calibration table can't be used.
         """
         self.options = options
+        self._calibrator = Calibrator(options.calibration)
         with ExitStack() as opened:
             self._spine = opened.enter_context(_session("spine_segmentation", runtime))
             _check_tissues(self._spine)
@@ -166,9 +175,18 @@ class VertebralProgram:
 
     def _measure(self, case: VertebralCase) -> None:
         case.measured = measure_attenuation(case.volume, case.cores, str(self._spine.model))
+        bodies = case.named.bodies
+        around = slabs(case.volume, bodies)
         case.flags = case.named.flags + quality_flags(
-            case.series, case.volume, case.named.bodies, case.cores, self.options.quality
+            case.series, case.volume, bodies, case.cores, around, self.options.quality
         )
+        network, unknown = self._calibrator.network(case.series, self._density.manifest)
+        if not any(flag.withholds and flag.finding_site is None for flag in case.flags):
+            case.flags += unknown  # where nothing is given anyway, there is nothing to say of it
+        line = self._calibrator.hounsfield(case.series, case.flags, around)
+        case.calibrations = (network,) if line is None else (network, line)
+        if line is not None:
+            case.calibrated = calibrated_densities(case.measured, line, without_line(line, case.flags))
 
     def _predict(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
         """Densities of the levels that nothing speaks against."""
@@ -177,6 +195,7 @@ class VertebralProgram:
         for case, end in zip(cases, ends, strict=True):
             if not isinstance(end, Exception):
                 case.densities, case.implausible = end
+                case.densities = on_line(case.densities, case.calibrations[0])
         return [end if isinstance(end, Exception) else None for end in ends]
 
     def _crops(self, case: VertebralCase) -> list[VertebraCrop]:
@@ -189,32 +208,30 @@ class VertebralProgram:
         return [crop for crop in crops if crop.level not in withheld]
 
     def _result(self, case: VertebralCase) -> ScreeningResult:
-        densities, flags = case.densities, case.flags
-        by_level = {one.finding_site: one.value for one in densities if one.finding_site is not None}
-        odd = outliers(by_level, self.options.quality)
-        flags = (*flags, *case.implausible, *odd)
-        eligible = [level for level in by_level if level not in {flag.finding_site for flag in odd}]
-        chosen = aggregated_levels(eligible, self.options.policy)
-        evaluations: tuple[Evaluation, ...] = ()
-        if chosen:
-            mean, evaluation, near = evaluate(by_level, chosen, self.options.policy)
-            densities = (*densities, Measurement(Quantity.VOLUMETRIC_BMD, mean, None, str(self._density.model)))
-            evaluations, flags = (evaluation,), (*flags, *near)
+        policy, quality = self.options.policy, self.options.quality
+        network = patients_value(case.densities, policy, quality)
+        odd = {flag.finding_site for flag in network.flags if flag.reason is Reason.OUTLIER_LEVEL}
+        by_line = patients_value(case.calibrated, policy, quality, odd)
+        flags = (*case.flags, *case.implausible, *network.flags, *by_line.flags)
+        measurements = (*case.measured, *network.densities, *by_line.densities)
+        told = {one.quantity for one in measurements}
         return ScreeningResult(
             study_instance_uid=case.series.study_instance_uid,
             series_instance_uid=case.series.series_instance_uid,
             program=Program.VERTEBRAL,
             levels=tuple(level for level in case.named.bodies.segments if level is not None),
-            aggregated_levels=chosen,
-            measurements=(*case.measured, *densities),
-            evaluations=evaluations,
+            aggregated_levels=network.levels,
+            measurements=measurements,
+            evaluations=(*network.evaluations, *by_line.evaluations),
             quality_flags=flags,
-            reason=None if chosen else _why_none(flags),
+            reason=None if network.levels else _why_none(flags),
             models=self.models,
             policy=str(self.options.policy),
-            engine_version=engine_version(self.options),
+            engine_version=engine_version(self.options, self._calibrator.table_sha256),
             analysed_at=datetime.now(UTC),
             stage_seconds=case.seconds,
+            calibrations=tuple(one for one in case.calibrations if one.quantity in told),
+            calibrated_levels=by_line.levels,
         )
 
 
@@ -235,8 +252,11 @@ def _why_none(flags: tuple[QualityFlag, ...]) -> Reason:
     )
 
 
-def engine_version(options: VertebralOptions) -> str:
+def engine_version(options: VertebralOptions, table_sha256: str = "") -> str:
     """The version of the program; a digest tells options that are not the defaults, as they change numbers.
+
+    Args:
+        table_sha256: of the calibration table; what is in it counts, not where it lies.
 
     >>> engine_version(VertebralOptions()) == engine_version(VertebralOptions(erosion_mm=2.0))
     False
@@ -245,6 +265,7 @@ def engine_version(options: VertebralOptions) -> str:
         number = version("trabecula")
     except PackageNotFoundError:  # a bare clone
         number = "unknown"
+    options = replace(options, calibration=replace(options.calibration, table=table_sha256))
     if options == VertebralOptions():
         return number
     return f"{number}+{sha256(repr(options).encode()).hexdigest()[:8]}"

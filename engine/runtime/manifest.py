@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.errors import UnusableModel
 from engine.options import read_options
+from engine.records import ReferenceMaterial
 from engine.volume import Shape, Vector
 
 PACKAGED_MODELS = Path(__file__).parent.parent / "models"
@@ -60,6 +61,7 @@ class ModelManifest:
     output_offset: float = 0.0
     output_unit: str = ""
     output_range: tuple[float, ...] = ()  # plausible values; outside is withheld
+    reference_material: ReferenceMaterial = ReferenceMaterial.HA  # that a density's mg/cm3 are of
     precision: str = "f32"  # what a session must compute in
     multiple_of: int = 1  # a tile's edges may be any multiple of this
 

@@ -17,7 +17,7 @@ OPTIONS = QualityOptions()
 
 def flags_of(spine, series, options=OPTIONS):
     """{(reason, level): withholds}"""
-    found = quality_flags(series, spine.volume, spine.bodies, spine.cores, options)
+    found = quality_flags(series, spine.volume, spine.bodies, spine.cores, (), options)
     return {(flag.reason, flag.finding_site): flag.withholds for flag in found}
 
 
@@ -40,7 +40,7 @@ def test_a_sound_spine_has_no_flag(spine, series_with):
     ],
 )
 def test_the_header_speaks_for_the_whole_series(series_with, header, reason, withholds):
-    found = [(flag.reason, flag.withholds, flag.finding_site) for flag in series_flags(series_with(**header), OPTIONS)]
+    found = [(flag.reason, flag.withholds, flag.finding_site) for flag in series_flags(series_with(**header), (), OPTIONS)]
     assert found == ([(reason, withholds, None)] if reason else [])
 
 
@@ -56,7 +56,7 @@ def test_a_body_at_any_border_is_cut(spine, series_with, axis, end):
     geometry = Geometry(volume.hounsfield.shape, whole.geometry.spacing_mm, (0.0, 0.0, 0.0), whole.geometry.direction)
     volume = replace(volume, geometry=geometry)
     bodies, cores = (Segmentation(geometry, part.labels[at], part.segments) for part in (whole.bodies, whole.cores))
-    found = quality_flags(series_with(), volume, bodies, cores, OPTIONS)
+    found = quality_flags(series_with(), volume, bodies, cores, (), OPTIONS)
     cut_levels = {flag.finding_site for flag in found if flag.reason is Reason.FIELD_OF_VIEW and flag.withholds}
     assert Reason.COMPRESSION not in {flag.reason for flag in found}  # what is cut has no heights
     if axis:
@@ -108,7 +108,7 @@ def test_a_bone_island_is_told_and_cement_is_withheld(spine, series_with):
     assert flags_of(island, series_with()) == {(Reason.DENSE_FOCUS, L.T12): False}
     cement = spine()
     cement.hounsfield[cement.ball((4.0, 0.0, 85.0), 4.0)] = 1500
-    assert flags_of(cement, series_with()) == {(Reason.DENSE_FOCUS, L.L1): True}
+    assert flags_of(cement, series_with()) == {(Reason.CEMENT, L.L1): True}
 
 
 def test_noise_makes_no_dense_focus(spine, series_with):
@@ -165,7 +165,7 @@ def test_a_level_without_voxels_is_passed_over(spine, series_with):
                          sound.bodies.segments)  # fmt: skip
     cores = Segmentation(sound.geometry, np.where(empty.labels > 0, sound.cores.labels, 0).astype(np.uint8),
                          sound.bodies.segments)  # fmt: skip
-    assert quality_flags(series_with(), sound.volume, empty, cores, OPTIONS) == ()
+    assert quality_flags(series_with(), sound.volume, empty, cores, (), OPTIONS) == ()
 
 
 @pytest.mark.parametrize("values", [{"height_ratio": 1.2}, {"focus_share": -0.1}, {"kvp_tolerance": -1.0}])
