@@ -60,7 +60,7 @@ def slabs(volume: Volume, bodies: Segmentation) -> tuple[Slab, ...]:
 def vessel_hounsfield(found: Sequence[Slab]) -> float | None:
     """HU of the aorta, or whatever even and round enough lies before the spine; None: nothing does.
 
-    The densest disc of one tissue in each slab, and the median over slabs, so that one bowel loop full of oral
+    The densest disc of one tissue in each slab, and the (lower) median over slabs, so that one bowel loop full of oral
     contrast decides nothing.
     """
     densest = []
@@ -68,7 +68,7 @@ def vessel_hounsfield(found: Sequence[Slab]) -> float | None:
         mean, even = _discs(slab)
         if even.any():
             densest.append(float(mean[even].max()))
-    return float(np.median(densest)) if densest else None
+    return sorted(densest)[(len(densest) - 1) // 2] if densest else None
 
 
 def tissue_samples(found: Sequence[Slab]) -> dict[str, Sample]:
@@ -135,9 +135,9 @@ def _slab(volume: Volume, bodies: Segmentation, n: int, box: Box) -> Slab:
     x0, front = float(np.mean(points[:, 0])), float(np.percentile(points[:, 1], 2))
     depth = float(np.percentile(points[:, 1], 98)) - front
     step = [max(1, round(PIXEL_MM / mm)) for mm in geometry.spacing_mm[1:]]
-    total: NDArray[np.float32] = np.add.reduce(volume.hounsfield[planes], axis=0, dtype=np.float32)
-    hounsfield = _coarse((total / inner).astype(np.float32), step)
-    bone = _coarse((bodies.labels[planes] > 0).any(axis=0).astype(np.float32), step) > 0
+    total = volume.hounsfield[planes].sum(axis=0, dtype=np.int32)
+    hounsfield = _coarse(total.astype(np.float32) / np.float32(inner), step)
+    bone = _coarse(bodies.labels[planes].max(axis=0).astype(np.float32), step) > 0
     rows, columns = hounsfield.shape
     index = np.empty((rows, columns, 3))
     index[..., 0] = first + (inner - 1) / 2

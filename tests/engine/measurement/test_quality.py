@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.measurement.quality import QualityOptions, outliers, quality_flags, series_flags
+from engine.measurement.shape_rules import scoliosis
 from engine.records import Reason, VertebralLevel
-from engine.volume import Geometry, Segmentation, Volume
+from engine.volume import CANONICAL, Geometry, Segmentation, Volume
 
 L = VertebralLevel
 OPTIONS = QualityOptions()
@@ -40,7 +41,9 @@ def test_a_sound_spine_has_no_flag(spine, series_with):
     ],
 )
 def test_the_header_speaks_for_the_whole_series(series_with, header, reason, withholds):
-    found = [(flag.reason, flag.withholds, flag.finding_site) for flag in series_flags(series_with(**header), (), OPTIONS)]
+    found = [
+        (flag.reason, flag.withholds, flag.finding_site) for flag in series_flags(series_with(**header), (), OPTIONS)
+    ]
     assert found == ([(reason, withholds, None)] if reason else [])
 
 
@@ -172,3 +175,60 @@ def test_a_level_without_voxels_is_passed_over(spine, series_with):
 def test_options_without_meaning_are_refused(values):
     with pytest.raises(ValueError, match=r"shares|negative"):
         QualityOptions(**values)
+
+
+@pytest.mark.parametrize(("age", "fires"), [(19, True), (20, False), (90, False), (91, True), (None, False)])
+def test_a_policy_may_bound_the_age(series_with, age, fires):
+    options = QualityOptions(youngest=20, oldest=90)
+    found = [(flag.reason, flag.withholds) for flag in series_flags(series_with(patient_age=age), (), options)]
+    assert found == ([(Reason.AGE, True)] if fires else [])
+    assert series_flags(series_with(patient_age=age), (), OPTIONS) == []
+
+
+def test_coarse_columns_make_a_core_uneven_and_noise_does_not(spine, series_with):
+    striped = spine(noise=30.0)
+    x, y = striped.points[..., 0], striped.points[..., 1]
+    body = striped.bodies.labels == 2
+    striped.hounsfield[body] += np.where((np.round(x / 3) + np.round(y / 3)) % 2 > 0, 90.0, -90.0)[body]
+    assert flags_of(striped, series_with())[Reason.UNEVEN_CORE, L.L1] is False
+    assert (Reason.UNEVEN_CORE, L.L2) not in flags_of(striped, series_with())
+    assert not [key for key in flags_of(spine(noise=60.0), series_with()) if key[0] is Reason.UNEVEN_CORE]
+
+
+@pytest.mark.parametrize(("lean", "found"), [(2.0, None), (9.0, False), (22.0, True)])
+def test_a_row_that_bends_sideways_is_told(lean, found):
+    geometry = Geometry((90, 30, 60), (2.0, 3.0, 2.0), (-60.0, -45.0, 0.0), CANONICAL)
+    x, y, z = np.moveaxis(geometry.to_patient(np.stack(np.indices(geometry.shape), axis=-1).astype(float)), -1, 0)
+    labels = np.zeros(geometry.shape, dtype=np.uint8)
+    for n, way in enumerate((1.5, 0.5, -0.5, 0.5, 1.5), start=1):  # an arc: it leans one way above, the other below
+        middle = (34 * np.tan(np.radians(lean)) * way, 180 - 34 * n)
+        labels[(np.hypot(x - middle[0], y) < 16) & (np.abs(z - middle[1]) < 11)] = n
+    bodies = Segmentation(geometry, labels, tuple(list(L)[9:14]))
+    flags = scoliosis(bodies, OPTIONS)
+    assert [flag.withholds for flag in flags] == ([] if found is None else [found])
+
+
+def test_an_outline_of_an_impossible_size_or_in_pieces_is_withheld(spine, series_with):
+    whole = spine()
+    grown = replace(OPTIONS, lumbar_cm3=(12.0, 20.0))
+    assert flags_of(whole, series_with(), grown)[Reason.SEGMENTATION_IMPLAUSIBLE, L.L1] is True
+    assert (Reason.SEGMENTATION_IMPLAUSIBLE, L.T12) not in flags_of(whole, series_with(), grown)
+    labels = whole.bodies.labels.copy()
+    labels[82:84][labels[82:84] == 2] = 0  # a gap through L1
+    torn = Segmentation(whole.geometry, labels, whole.bodies.segments)
+    found = quality_flags(series_with(), whole.volume, torn, whole.cores, (), OPTIONS)
+    assert (Reason.SEGMENTATION_IMPLAUSIBLE, L.L1) in {(flag.reason, flag.finding_site) for flag in found}
+
+
+def test_a_body_that_ends_a_slice_before_the_last_counts_as_cut(spine, series_with):
+    whole = spine()
+    box = whole.bodies.boxes[3]
+    for spare, fires in ((1, True), (3, False)):
+        first = box[0].start - spare
+        geometry = Geometry((164 - first, 88, 66), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), CANONICAL)
+        volume = Volume(geometry, whole.volume.hounsfield[first:], "1.2.2", ())
+        bodies, cores = (
+            Segmentation(geometry, part.labels[first:], part.segments) for part in (whole.bodies, whole.cores)
+        )
+        found = quality_flags(series_with(), volume, bodies, cores, (), OPTIONS)
+        assert (Reason.FIELD_OF_VIEW in {flag.reason for flag in found}) is fires

@@ -60,7 +60,7 @@ def test_one_series_goes_the_whole_way(program, coded, tmp_path):
     assert before <= result.analysed_at <= before + timedelta(minutes=5)
     assert [name for name, _ in result.stage_seconds] == ["load", "segment", "anatomy", "measure", "predict"]
     assert min(seconds for _, seconds in result.stage_seconds) > 0
-    assert series_reasons(analysis) == {Reason.NEAR_CUT}  # 81 mg/cm3
+    assert series_reasons(analysis) == {Reason.NEAR_CUT, Reason.UNCALIBRATED_SCANNER}  # 81 mg/cm3
 
 
 def test_the_same_series_gives_the_same_numbers_on_every_backend(honest_models, coded, tmp_path):

@@ -1,0 +1,1 @@
+"""Proof of the models and rules: the papers' tables and figures, remade from predictions."""
