@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,8 @@ def result_table(result: ScreeningResult) -> dict[str, Any]:
         "patient": _site(result, None),
         "levels": [{"level": str(level)} | _site(result, level) for level in result.levels],
         "aggregated_levels": [str(level) for level in result.aggregated_levels],
+        "calibrated_levels": [str(level) for level in result.calibrated_levels],
+        "calibrations": [asdict(calibration) for calibration in result.calibrations],
         "quality_flags": [_flag(flag) for flag in result.flags(None)],
         "models": [_model(model) for model in result.models],
         "reference_only": any(model.reference_only for model in result.models),

@@ -1,5 +1,7 @@
 """Contrast is seen where the header is silent, and tissues are found where they lie."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from engine.volume import CANONICAL, Geometry, Segmentation, Volume
 BLOOD, FAT, MUSCLE = 45, -100, 50
 
 
+@cache
 def trunk(
     vessel: float = BLOOD, radius: float = 11.0, *, bowel: float = 20.0, width: float = 150.0, noise: float = 12.0
 ):
