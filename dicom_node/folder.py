@@ -214,7 +214,7 @@ def result_table(result: ScreeningResult) -> dict[str, Any]:
         "levels": [{"level": str(level)} | _site(result, level) for level in result.levels],
         "aggregated_levels": [str(level) for level in result.aggregated_levels],
         "calibrated_levels": [str(level) for level in result.calibrated_levels],
-        "calibrations": [asdict(calibration) for calibration in result.calibrations],
+        "calibrations": [asdict(one) | {"corrections": list(one.corrections)} for one in result.calibrations],
         "quality_flags": [_flag(flag) for flag in result.flags(None)],
         "models": [_model(model) for model in result.models],
         "reference_only": any(model.reference_only for model in result.models),
