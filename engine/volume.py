@@ -132,6 +132,28 @@ class TissueMap:
     labels: NDArray[np.uint8]  # (K, J, I), index into `tissues`
     body_probability: NDArray[np.float32]  # (K, J, I), of "vertebral_body", 0..1
     tissues: tuple[str, ...]  # names of the labels, [0] is "background"
+    looked: tuple[Box, ...] = ()  # what the network was shown; the rest is background unseen. Empty: everything
+
+    def on_side(self, voxels: NDArray[np.int_]) -> NDArray[np.bool_]:
+        """Which voxels lie on the side border of what was looked at: what is there may go on beyond.
+
+        Args:
+            voxels: (N, 3) indices.
+
+        Returns:
+            (N,).
+        """
+        shape = np.array(self.labels.shape)
+        border = ((voxels == 0) | (voxels == shape - 1))[:, 1:].any(axis=1)
+        if self.looked and len(voxels):
+            seen = np.zeros(shape, dtype=bool)
+            for at in self.looked:
+                seen[at] = True
+            for axis, step in ((1, -1), (1, 1), (2, -1), (2, 1)):
+                beside = voxels.copy()
+                beside[:, axis] = np.clip(beside[:, axis] + step, 0, shape[axis] - 1)
+                border |= ~seen[tuple(beside.T)]
+        return np.asarray(border)
 
 
 @dataclass(frozen=True, eq=False)

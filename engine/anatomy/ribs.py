@@ -56,7 +56,7 @@ class RibCage:
     pieces: NDArray[np.int_]  # (N,) number of the connected piece
     lateral: NDArray[np.float64]  # (N,) mm to the left of the course
     way: NDArray[np.float64]  # (N,) mm along the course
-    beyond: NDArray[np.bool_]  # (N,) on the side border of the field of view
+    beyond: NDArray[np.bool_]  # (N,) on the side border of what was looked at
 
     def rib(self, head: int) -> NDArray[np.bool_]:
         """(N,): the rib that a voxel belongs to: its piece and those that a transverse process parts from it."""
@@ -120,5 +120,4 @@ def _cage(tissues: TissueMap, course: Centreline) -> RibCage:
     points = tissues.geometry.to_patient(voxels.astype(float))
     way, _ = course.project(points)
     lateral = points[:, 0] - course.at(way)[:, 0]
-    sides = (voxels == 0) | (voxels == np.array(tissues.geometry.shape) - 1)
-    return RibCage(points, pieces, lateral, way, sides[:, 1:].any(axis=1))
+    return RibCage(points, pieces, lateral, way, tissues.on_side(voxels))

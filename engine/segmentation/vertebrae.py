@@ -1,10 +1,12 @@
 """
 Tell the tissues of the spine apart.
 
-The volume is brought onto the network's own grid, tile by tile through the network, and the tiles'
-scores are blended. What a tile without bone would say is known beforehand: background.
+Tiles of the network's own grid are cut out of the volume along the spine, go through the network, and their scores are
+blended. What a tile without bone would say is known beforehand: background. So is what lies far from the spine: it is
+not looked at, and the map says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -13,14 +15,19 @@ from numpy.typing import NDArray
 
 from engine.errors import UnsupportedSeries
 from engine.records import Reason
-from engine.resampling import AIR, canonical_grid, resample
+from engine.resampling import canonical_grid, resample
 from engine.runtime.manifest import ModelManifest
 from engine.runtime.session import Session
 from engine.runtime.sharing import Asking, ask
+from engine.segmentation.search import Search, guessed_columns
 from engine.segmentation.tiles import TileOptions, tile_weights, tiles
-from engine.volume import Box, Shape, TissueMap, Volume
+from engine.volume import Box, Geometry, Shape, TissueMap, Volume
 
-_CERTAIN = 30.0  # a logit that leaves the other classes 1e-13
+SPINE = ("vertebral_body", "disc", "sacrum")
+"""What is followed to its ends."""
+RIB_BAND_MM = (
+    110.0  # above the lowest rib seen: the last pair slopes down by some 80 mm, and the one above starts 30 higher
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,16 @@ class SegmentationOptions:
     tiles: TileOptions = field(default_factory=TileOptions)
     bone_hounsfield: float = 100.0  # a 2-mm voxel above it may be bone; our choice: the thinnest shells stay above
     bone_volume_cm3: float = 1.0  # a tile with less is not looked at; our choice: a twentieth of a small vertebra
+    everywhere: bool = False  # look at every tile with bone, not only along the spine: slower, and finds no more
+    rib_reach_mm: float = (
+        170.0  # from the spine; the lowest ribs are followed so far, as their length tells which they are
+    )
     max_voxels: int = 64_000_000  # of the network's grid; our choice: head to knee in a wide field, 2 GB of scores
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
-        if self.max_voxels < 1 or self.bone_volume_cm3 < 0:
-            raise ValueError("max_voxels must be at least 1, bone_volume_cm3 at least 0")
+        if self.max_voxels < 1 or min(self.bone_volume_cm3, self.rib_reach_mm) < 0:
+            raise ValueError("max_voxels must be at least 1, bone_volume_cm3 and rib_reach_mm at least 0")
 
 
 def segment(volume: Volume, session: Session, options: SegmentationOptions) -> TissueMap:
@@ -60,57 +71,113 @@ def segmenting(volume: Volume, manifest: ModelManifest, options: SegmentationOpt
         raise UnsupportedSeries(
             Reason.IMAGE_TOO_LARGE, f"{grid.shape} voxels on the network's grid, at most {options.max_voxels}"
         )
-    hounsfield = resample(volume.hounsfield, volume.geometry, grid)
-    padded, inside = _pad_to(hounsfield, manifest.tile)
-    scores = yield from _blended_scores(padded, manifest, options)
-    labels, body = _labels_and_body(scores[(slice(None), *inside)], manifest)
-    return TissueMap(grid, labels, body, manifest.labels)
+    padded, inside = _pad_to(grid, manifest.tile)
+    blend, looked = yield from _looked_at(volume, padded, manifest, options)
+    labels, body = np.zeros(grid.shape, dtype=np.uint8), np.zeros(grid.shape, dtype=np.float32)
+    seen = tuple(box for at in looked if (box := _shifted(at, inside)) is not None)
+    blend.write(labels, body, inside, manifest)
+    return TissueMap(grid, labels, body, manifest.labels, seen)
 
 
-def _pad_to(hounsfield: NDArray[np.float32], tile: Shape) -> tuple[NDArray[np.float32], Box]:
-    """Surround with air what is smaller than a tile; also where the volume then lies."""
-    short = [max(0, need - have) for have, need in zip(hounsfield.shape, tile, strict=True)]
-    before = [n // 2 for n in short]
-    widths = [(b, n - b) for b, n in zip(before, short, strict=True)]
-    k, j, i = (slice(b, b + have) for b, have in zip(before, hounsfield.shape, strict=True))
-    return np.pad(hounsfield, widths, constant_values=AIR), (k, j, i)
+def _pad_to(grid: Geometry, tile: Shape) -> tuple[Geometry, Box]:
+    """Surround a grid that is smaller than a tile; also where it then lies."""
+    short = [max(0, need - have) for have, need in zip(grid.shape, tile, strict=True)]
+    k, j, i = (slice(n // 2, n // 2 + have) for n, have in zip(short, grid.shape, strict=True))
+    wide = tuple(slice(-(n // 2), have + n - n // 2) for n, have in zip(short, grid.shape, strict=True))
+    return grid.box((wide[0], wide[1], wide[2])), (k, j, i)
 
 
-def _blended_scores(
-    hounsfield: NDArray[np.float32], manifest: ModelManifest, options: SegmentationOptions
-) -> Asking[NDArray[np.float32]]:
-    """(C, K, J, I): weighted means of the tiles' logits; background where no tile was looked at."""
-    k, j, i = hounsfield.shape
-    scores = np.zeros((len(manifest.labels), k, j, i), dtype=np.float32)
-    total = np.zeros((k, j, i), dtype=np.float32)
-    weights = tile_weights(manifest.tile)
-    enough = options.bone_volume_cm3 * 1000 / float(np.prod(manifest.spacing_mm))
-    wanted = [
-        at
-        for at in tiles((k, j, i), manifest.tile, options.tiles)
-        if np.count_nonzero(hounsfield[at] > options.bone_hounsfield) >= enough
+def _shifted(at: Box, inside: Box) -> Box | None:
+    """A box of the padded grid on the grid itself; None: nothing of it is left."""
+    parts = [
+        slice(max(0, part.start - own.start), min(own.stop, part.stop) - own.start)
+        for part, own in zip(at, inside, strict=True)
     ]
-    for at in wanted:
-        (logits,) = yield manifest.normalise(hounsfield[at])[None, None]
-        scores[(slice(None), *at)] += logits * weights
-        total[at] += weights
-    unseen = total == 0
-    total[unseen] = 1
-    scores /= total
-    scores[0][unseen] = _CERTAIN
-    return scores
+    k, j, i = parts
+    return (k, j, i) if all(part.stop > part.start for part in parts) else None
 
 
-def _labels_and_body(
-    scores: NDArray[np.float32], manifest: ModelManifest
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The likeliest label, and the softmax of the vertebral bodies' class; slice by slice, to stay small."""
-    wanted = manifest.labels.index("vertebral_body")
-    labels = np.empty(scores.shape[1:], dtype=np.uint8)
-    body = np.empty(scores.shape[1:], dtype=np.float32)
-    for k in range(scores.shape[1]):
-        plane = scores[:, k]
-        labels[k] = plane.argmax(axis=0)
-        powers = np.exp(plane - plane.max(axis=0))
-        body[k] = powers[wanted] / powers.sum(axis=0)
-    return labels, body
+def _looked_at(
+    volume: Volume, grid: Geometry, manifest: ModelManifest, options: SegmentationOptions
+) -> Asking[tuple["_Blend", list[Box]]]:
+    """Look along the spine, or at every tile; what was seen, and where."""
+    blend = _Blend(len(manifest.labels), grid.shape, manifest.tile)
+    enough = options.bone_volume_cm3 * 1000 / grid.voxel_volume_mm3
+    spine, rib = (_numbers(manifest, names) for names in (SPINE, ("rib",)))
+    reach, band = round(options.rib_reach_mm / grid.spacing_mm[2]), round(RIB_BAND_MM / grid.spacing_mm[0])
+    search = Search(grid.shape, manifest.tile, options.tiles, reach, band)
+    if options.everywhere:
+        wanted = tiles(grid.shape, manifest.tile, options.tiles)
+    else:
+        wanted = search.first(guessed_columns(volume, grid, search.slabs))
+    while wanted:
+        inputs, places = [], []
+        for at in dict.fromkeys(_key(at) for at in wanted):
+            box = _box(at)
+            hounsfield = resample(volume.hounsfield, volume.geometry, grid.box(box))
+            if np.count_nonzero(hounsfield > options.bone_hounsfield) >= enough:
+                inputs.append(manifest.normalise(hounsfield)[None])
+                places.append(box)
+            else:
+                search.note(box, None, None)
+        if inputs:
+            for box, logits in zip(places, (yield np.stack(inputs)), strict=True):
+                blend.add(box, logits)
+                likeliest = logits.argmax(axis=0)
+                search.note(box, np.isin(likeliest, spine), np.isin(likeliest, rib))
+        wanted = [] if options.everywhere else search.next()
+    return blend, [] if options.everywhere else search.looked
+
+
+def _numbers(manifest: ModelManifest, names: Sequence[str]) -> list[int]:
+    return [n for n, label in enumerate(manifest.labels) if label in names]
+
+
+def _key(at: Box) -> tuple[tuple[int, int], ...]:
+    return tuple((part.start, part.stop) for part in at)
+
+
+def _box(key: tuple[tuple[int, int], ...]) -> Box:
+    k, j, i = (slice(*ends) for ends in key)
+    return k, j, i
+
+
+class _Blend:
+    """Weighted sums of the tiles' logits; memory is touched only where there was a tile."""
+
+    def __init__(self, classes: int, shape: Shape, tile: Shape) -> None:
+        self._scores = np.zeros((classes, *shape), dtype=np.float32)
+        self._total = np.zeros(shape, dtype=np.float32)
+        self._weights = tile_weights(tile)
+        self._boxes: list[Box] = []
+
+    def add(self, at: Box, logits: NDArray[np.float32]) -> None:
+        """One tile."""
+        self._scores[(slice(None), *at)] += logits * self._weights
+        self._total[at] += self._weights
+        self._boxes.append(at)
+
+    def write(self, labels: NDArray[np.uint8], body: NDArray[np.float32], inside: Box, manifest: ModelManifest) -> None:
+        """The likeliest label and the softmax of the vertebral bodies' class, where there was a tile.
+
+        Args:
+            labels, body: (K, J, I) zeros, filled here; the rest stays background.
+            inside: where they lie in the padded grid.
+        """
+        if not self._boxes:
+            return
+        wanted = manifest.labels.index("vertebral_body")
+        low = [max(min(at[n].start for at in self._boxes), inside[n].start) for n in range(3)]
+        high = [min(max(at[n].stop for at in self._boxes), inside[n].stop) for n in range(3)]
+        rows, columns = slice(low[1], high[1]), slice(low[2], high[2])
+        to = tuple(slice(part.start - own.start, part.stop - own.start)
+                   for part, own in zip((rows, columns), inside[1:], strict=True))  # fmt: skip
+        for k in range(low[0], high[0]):
+            total = self._total[k, rows, columns]
+            seen = total > 0
+            plane = self._scores[:, k, rows, columns] / np.where(seen, total, 1)
+            likeliest = plane.argmax(axis=0).astype(np.uint8)
+            powers = np.exp(plane - plane.max(axis=0))
+            at = (k - inside[0].start, *to)
+            labels[at] = np.where(seen, likeliest, 0)
+            body[at] = np.where(seen, powers[wanted] / powers.sum(axis=0), 0)
