@@ -21,6 +21,7 @@ from exporters.reference.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "docs" / "models"
+PREDICTIONS = ROOT / "bench" / "results" / "predictions"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -84,6 +85,28 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure a packaged model on unseen phantoms and write the figures into its card."""
     _evaluate(find_recipe(recipe), models, threads, cards)
+
+
+@app.command()
+def bodies(
+    count: Annotated[int, typer.Argument(help="Scans, each of another unseen phantom.")] = 60,
+    recipe: RecipeName = "spine", models: Models = PACKAGED_MODELS, threads: Threads = 0,
+    folder: Annotated[Path, typer.Option(help="Where bodies.csv.gz and bodies.json go.")] = PREDICTIONS,
+) -> None:  # fmt: skip
+    """Segment and name whole scans of unseen phantoms; one row a true vertebral body."""
+    from exporters.spine_predictions import write_predictions
+
+    plan = find_recipe(recipe)
+    with _progress() as progress:
+        task = progress.add_task("scans", total=count, note="")
+
+        def scanned(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        package = open_package(models / plan.name)
+        found = write_predictions(plan, package, folder, count, threads=threads, told=scanned)
+    for name, value in found.items():
+        console.print(f"{name} {value}")
 
 
 @app.command()

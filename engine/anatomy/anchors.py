@@ -22,6 +22,8 @@ from engine.records import VertebralLevel
 from engine.volume import TissueMap
 
 LONGEST_LAST_RIB_MM = 150.0  # straight from end to end; a longer one is rather an eleventh (our choice)
+SEEN_SHARE = 0.5  # of the height of those above it that a body shows whose lower part the images cut: its upper half,
+#                   where pedicles and heads of ribs are (our choice after anatomy)
 SACRUM_GAP_MM = (-8.0, 20.0)  # between the last body and the sacrum; a body missed between them leaves 35 and more
 MIDLINE_MM = 25.0  # of the course: where the sacrum's own bodies lie, not its wings
 WING_MM = 38.0  # the sacrum's wings reach this far from the midline on both sides; a body does not (26 mm at L5)
@@ -60,25 +62,33 @@ def find_ties(
     ties = []
     if lowest and _meets_sacrum(run[-1], tissues, course):
         ties.append(Tie(Anchor.SACRUM, len(run) - 1, VertebralLevel.L5))
-    borne = [bearing(pair) for pair in ribs]
-    bearers = [n for n, found in enumerate(borne) if found is Bearing.BOTH]
+    bearers = [n for n, pair in enumerate(ribs) if bearing(pair) is Bearing.BOTH]
     if not bearers:
         return ties
     last = bearers[-1]
-    if _bare(run, borne, range(last + 1, len(run))) and _goes_on(run, borne, last - 1) and _short(ribs[last]):
+    if _bare(run, ribs, range(last + 1, len(run))) and _goes_on(run, ribs, last - 1) and _short(ribs[last]):
         ties.append(Tie(Anchor.LAST_RIBS, last, VertebralLevel.T12))
     return ties
 
 
-def _bare(run: Sequence[Body], borne: Sequence[Bearing], bodies: range) -> bool:
-    """At least one of these bodies is wholly in view, and all of those surely carry no rib."""
-    whole = [n for n in bodies if not run[n].cut]
-    return bool(whole) and all(borne[n] is Bearing.NONE for n in whole)
+def _bare(run: Sequence[Body], ribs: Sequence[Pair], bodies: range) -> bool:
+    """At least one of these bodies shows where a rib would be, and all of those surely carry none."""
+    shown = [n for n in bodies if _shows_its_upper_half(run, n)]
+    return bool(shown) and all(bearing(ribs[n]) is Bearing.NONE for n in shown)
 
 
-def _goes_on(run: Sequence[Body], borne: Sequence[Bearing], above: int) -> bool:
-    """The body above bears ribs too, or it is not wholly in view."""
-    return above < 0 or run[above].cut or borne[above] is Bearing.BOTH
+def _shows_its_upper_half(run: Sequence[Body], n: int) -> bool:
+    """It is wholly in view, or cut at its foot alone and then as high as half of those above it."""
+    if not run[n].cut:
+        return True
+    above = [body.bottom_mm - body.top_mm for body in run[max(0, n - 3) : n] if not body.cut]
+    last = n == len(run) - 1
+    return last and bool(above) and run[n].bottom_mm - run[n].top_mm >= SEEN_SHARE * float(np.median(above))
+
+
+def _goes_on(run: Sequence[Body], ribs: Sequence[Pair], above: int) -> bool:
+    """The body above bears ribs too, at least one of them certain, or it is not wholly in view."""
+    return above < 0 or run[above].cut or any(rib is not None and rib.certain for rib in ribs[above])
 
 
 def _short(pair: Pair) -> bool:

@@ -1,8 +1,9 @@
 """
 Which bodies bear ribs: what meets each side of each body.
 
-A rib is a rib where its head meets the upper part of a body and its other end reaches farther aside than
-a transverse process. What meets a body and does neither is said to be uncertain, not left out.
+A rib is a rib where its head meets the upper part of a body and its other end reaches farther aside, or
+farther down, than a transverse process. What meets a body and does neither is said to be uncertain, not
+left out.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ BRIDGE_MM = 18.0  # across: a transverse process parts a rib's head from its sha
 RISE = 2.2  # along the patient distances count so much more: the next rib lies above or below
 NECK_MM = 70.0  # from a rib's head: farther away no transverse process parts it
 ASIDE_MM = 55.0  # a rib reaches this far from the midline, a lumbar transverse process does not (48 mm at L3)
+FALLS_MM = 24.0  # a rib falls this far from its head to its end; a transverse process is half as high (our choice)
+BROKEN_MM = 32.0  # beside a certain rib the other side's may be broken off, but it is longer than a transverse process
 STUB_MM = 20.0  # shorter, it is a piece of a transverse process; short last ribs of phantoms have 50 and more
 SPECK_CM3 = 0.1  # a smaller piece is no part of a rib; our choice: a centimetre of one has three times as much
 LOW_RIB = 0.25  # of a body's height below its middle: a rib meets its own body above that
@@ -72,7 +75,8 @@ def bearing(pair: Pair) -> Bearing:
     met = [rib for rib in pair if rib is not None]
     if not met or (len(met) == 1 and met[0].length_mm < STUB_MM):
         return Bearing.NONE
-    return Bearing.BOTH if len(met) == 2 and all(rib.certain for rib in met) else Bearing.UNSURE
+    long = [rib for rib in met if rib.certain or rib.length_mm >= BROKEN_MM]
+    return Bearing.BOTH if len(long) == 2 and any(rib.certain for rib in met) else Bearing.UNSURE
 
 
 def find_ribs(bodies: Sequence[Body], tissues: TissueMap, course: Centreline) -> list[Pair]:
@@ -101,7 +105,8 @@ def _rib(body: Body, near: NDArray[np.int_], distance: NDArray[np.float64], cage
     length = float(np.linalg.norm(cage.points[rib] - cage.points[head], axis=1).max())
     low = cage.way[head] > body.middle_mm + LOW_RIB * (body.bottom_mm - body.top_mm)
     aside = np.abs(cage.lateral[rib]).max() >= ASIDE_MM or cage.beyond[rib].any()
-    return Rib(bool(aside and not low), length)
+    falls = cage.points[head, 2] - cage.points[rib, 2].min() >= FALLS_MM
+    return Rib(bool((aside or falls) and not low), length)
 
 
 def _cage(tissues: TissueMap, course: Centreline) -> RibCage:

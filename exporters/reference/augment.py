@@ -153,7 +153,8 @@ def _enhance(hounsfield: NDArray[np.float32], tissue: NDArray[np.uint8], rng: np
     """Iodine, in place: parts of the soft tissue, large ones as a heart or small ones as vessels, grow bright."""
     field = _smooth_field(hounsfield.shape, int(rng.integers(3, 12)), rng)
     lit = (field > rng.uniform(0.2, 1.0)) & (tissue == 0) & (hounsfield > 20) & (hounsfield < 400)
-    hounsfield[lit] += np.float32(rng.uniform(40, 450))
+    grain = _smooth_field(hounsfield.shape, int(rng.integers(6, 24)), rng)[lit]  # it has not mixed yet
+    hounsfield[lit] += np.float32(rng.uniform(40, 600)) * np.clip(1 + rng.uniform(0, 0.8) * grain, 0, 2)
 
 
 def _thick(hounsfield: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

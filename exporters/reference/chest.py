@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exporters.reference.canvas import Canvas, ellipsoid
+from exporters.reference.canvas import Canvas, Field, Region, ellipsoid
 from exporters.reference.trunk import Trunk
 from exporters.reference.vertebra import paint_rod
 
@@ -73,7 +73,19 @@ def _heart(canvas: Canvas, trunk: Trunk, blood: Blood, centre: Path, size: float
         at, sizes = centre + size * np.array(offset), size * np.array(radii, dtype=float)
         region = canvas.region(list(at - sizes - 4), list(at + sizes + 4))
         if region is not None:
-            canvas.paint(region, ellipsoid(region.x, region.y, region.z, list(at), list(sizes)), hu)
+            chamber = ellipsoid(region.x, region.y, region.z, list(at), list(sizes))
+            canvas.paint(region, chamber, _mixed(region, hu, trunk) if hu == blood.right else hu)
+
+
+def _mixed(region: Region, hu: float, trunk: Trunk) -> Field:
+    """Blood that iodine has not yet mixed with: swirls a centimetre wide, from unmixed to twice as bright."""
+    draw = np.random.default_rng([trunk.organ_seed, 6])
+    swirl = np.zeros(np.broadcast_shapes(region.x.shape, region.y.shape, region.z.shape), dtype=np.float32)
+    for _ in range(6):
+        a, b, c = draw.normal(0, 0.28, 3)  # 1/mm: wavelengths of one to four centimetres
+        swirl += np.sin(a * region.x + b * region.y + c * region.z + draw.uniform(0, 2 * np.pi))
+    share = np.clip(1 + float(draw.uniform(0, 0.6)) * swirl / np.sqrt(3), 0.1, 2)
+    return np.asarray(trunk.blood + (hu - trunk.blood) * share, dtype=np.float32)
 
 
 def _great_vessels(canvas: Canvas, trunk: Trunk, blood: Blood, heart: Path, size: float, arch: float) -> None:

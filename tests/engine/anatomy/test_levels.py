@@ -85,10 +85,36 @@ def test_without_an_anchor_nothing_is_named(truths, top, bottom):
         assert refused(tissues) is Reason.LEVEL_UNCERTAIN
 
 
-def test_a_body_that_the_view_cuts_does_not_show_that_ribs_ended(truths):
+def test_a_body_of_which_little_is_seen_does_not_show_that_ribs_ended(truths):
     for truth in truths:
-        tissues = truth.tissues(truth.slice_at(L.L1, 0.0), truth.slice_at(L.T6, 0.5))
+        tissues = truth.tissues(truth.slice_at(L.L1, 0.2), truth.slice_at(L.T6, 0.5))
         assert refused(tissues) is Reason.LEVEL_UNCERTAIN
+
+
+def test_a_body_that_is_cut_below_its_pedicles_shows_that_ribs_ended(truths):
+    for truth in truths:
+        found = named(truth.tissues(truth.slice_at(L.L1, -0.25), truth.slice_at(L.T6, 0.5)))
+        assert (found.anchor, found.bodies.segments[-1]) == ("last ribs", L.L1)
+        assert reasons(found) == {Reason.ONE_ANCHOR}
+        assert not wrong_names(truth, found)
+
+
+def test_a_chest_that_ends_below_the_pedicles_of_t12_is_not_named(truths):
+    for truth in truths:
+        assert refused(truth.tissues(truth.slice_at(L.T12, -0.25), truth.slice_at(L.T4))) is Reason.LEVEL_UNCERTAIN
+
+
+def test_a_last_rib_that_is_broken_off_on_one_side_still_counts(truths):
+    for truth in truths:
+        bone = truth.phantom.vertebra(L.T12)
+        voxels = np.argwhere(truth.labels == RIB)
+        points = truth.geometry.to_patient(voxels.astype(float)) - np.asarray(bone.centre)
+        far = (points[:, 0] > bone.width / 2 + 38) & (points[:, 2] < bone.height)
+        labels = truth.labels.copy()
+        labels[tuple(voxels[far & (points[:, 2] > -70)].T)] = 0
+        found = named(truth.tissues(truth.slice_at(L.L3, -0.9), truth.slice_at(L.T10, 0.6), labels))
+        assert found.anchor == "last ribs"
+        assert not wrong_names(truth, found)
 
 
 def test_no_vertebra_is_said_so(truths):
