@@ -6,8 +6,9 @@ of a result that is no longer current is not, so those are never handed out.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,6 +19,7 @@ from db.schema import Change, ObjectState, outbox
 
 MAX_ATTEMPTS = 20  # our choice: with the back-off, about ten hours of a peer that refuses
 BACK_OFF_S = 10.0  # our choice: wait after the first refusal; doubles with each
+NO_SUCH_INSTANCE = 0x0112  # failure reason (PS3.3 C.14.1.1)
 LONGEST_BACK_OFF_S = 3600.0  # our choice
 
 
@@ -33,6 +35,14 @@ class ClaimedObject:
     sop_class_uid: str
     sop_instance_uid: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentObject:
+    """An object that a destination has stored."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
 
 
 def claim_objects(
@@ -160,6 +170,90 @@ def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
     dead = [row.sop_instance_uid for row in expired if row.attempts >= max_attempts]
     tell(connection, "object", dead, Change.DEAD, detail=LOST)
     return Reaped(len(expired) - len(dead), len(dead))
+
+
+def to_commit(
+    connection: sa.Connection, destination: str, transaction_uid: str, limit: int, ask_again_s: float
+) -> tuple[SentObject, ...]:
+    """Objects that a destination is to be asked about now; they bear the transaction from now on.
+
+    Args:
+        ask_again_s: when they are asked about again, if no answer came.
+    """
+    due = (
+        sa.select(outbox.c.id)
+        .where(
+            outbox.c.destination == destination,
+            outbox.c.state == ObjectState.SENT,
+            outbox.c.ask_at.is_(None) | (outbox.c.ask_at <= utc_now()),
+        )
+        .order_by(outbox.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(
+        sa.update(outbox)
+        .where(outbox.c.id.in_(connection.execute(due).scalars().all()))
+        .values(transaction_uid=transaction_uid, ask_at=utc_now(ask_again_s))
+        .returning(outbox.c.sop_class_uid, outbox.c.sop_instance_uid)
+    )
+    return tuple(SentObject(*row) for row in rows)
+
+
+def ask_later(connection: sa.Connection, transaction_uid: str, delay_s: float) -> None:
+    """A request for commitment did not reach its peer."""
+    mine = outbox.c.transaction_uid == transaction_uid
+    connection.execute(sa.update(outbox).where(mine).values(ask_at=utc_now(delay_s)))
+
+
+def committed(connection: sa.Connection, transaction_uid: str, sop_instance_uids: Sequence[str]) -> int:
+    """A peer keeps objects. Returns how many it told us of that we had asked for."""
+    kept = connection.execute(
+        sa.update(outbox)
+        .where(
+            outbox.c.transaction_uid == transaction_uid,
+            outbox.c.sop_instance_uid.in_(sop_instance_uids),
+            outbox.c.state == ObjectState.SENT,
+        )
+        .values(state=ObjectState.COMMITTED, detail="")
+        .returning(outbox.c.sop_instance_uid)
+    )
+    uids = kept.scalars().all()
+    tell(connection, "object", uids, Change.COMMITTED)
+    return len(uids)
+
+
+def not_committed(
+    connection: sa.Connection, transaction_uid: str, reasons: Mapping[str, int], max_attempts: int = MAX_ATTEMPTS
+) -> int:
+    """A peer does not keep objects. One that it does not even have is sent again, others are asked about again.
+
+    Args:
+        reasons: SOP Instance UID with the Failure Reason (PS3.3 C.14.1.1).
+
+    Returns:
+        How many it told us of that we had asked for.
+    """
+    rows = connection.execute(
+        sa.select(outbox.c.id, outbox.c.sop_instance_uid, outbox.c.attempts, outbox.c.cleared_at)
+        .where(
+            outbox.c.transaction_uid == transaction_uid,
+            outbox.c.sop_instance_uid.in_(list(reasons)),
+            outbox.c.state == ObjectState.SENT,
+        )
+        .with_for_update()
+    ).all()
+    for row in rows:
+        reason = reasons[row.sop_instance_uid]
+        told = f"not committed ({reason:#06x})"
+        values: dict[str, Any] = {"detail": told}
+        if reason == NO_SUCH_INSTANCE and row.cleared_at is None:
+            is_dead = row.attempts >= max_attempts
+            values |= {"state": ObjectState.DEAD if is_dead else ObjectState.READY, "not_before": utc_now()}
+            values |= {"transaction_uid": None, "ask_at": None}
+        connection.execute(sa.update(outbox).where(outbox.c.id == row.id).values(**values))
+        tell(connection, "object", [row.sop_instance_uid], Change.NOT_COMMITTED, detail=told)
+    return len(rows)
 
 
 def retry(connection: sa.Connection, destination: str | None = None) -> int:

@@ -11,6 +11,7 @@ import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 from db.connection import DatabaseOptions
 from dicom_node.backfill.options import BackfillOptions
@@ -20,7 +21,7 @@ from dicom_node.intake.studies import StudyOptions
 from dicom_node.logs import LogOptions
 from dicom_node.metrics import MetricsOptions
 from dicom_node.report.options import ReportOptions
-from dicom_node.sender import SenderOptions
+from dicom_node.sender.options import SenderOptions
 from dicom_node.spool import SpoolOptions
 from dicom_node.worker import WorkerOptions
 from engine.errors import BadOption, DeploymentError
@@ -135,8 +136,14 @@ def _placed(config: NodeConfig, folder: Path) -> NodeConfig:
         replace(archive, token_file=place(archive.token_file), ca_file=place(archive.ca_file))
         for archive in config.backfill.archives
     )
+    files = ("tls_authorities", "tls_certificate", "tls_key", "token_file")
+    destinations = tuple(
+        replace(destination, **cast(dict[str, Any], {name: place(getattr(destination, name)) for name in files}))
+        for destination in config.sender.destinations
+    )
     return replace(
         config,
+        sender=replace(config.sender, destinations=destinations),
         backfill=replace(config.backfill, archives=archives),
         pseudonym_key_file=place(config.pseudonym_key_file),
         database=replace(config.database, url=url),

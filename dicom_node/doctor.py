@@ -23,7 +23,7 @@ from db.migrate import expected_version, schema_version
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.intake.options import ReceiverOptions, TlsOptions
 from dicom_node.intake.receiver import server_context
-from dicom_node.sender import echo
+from dicom_node.sender.store import echo
 from dicom_node.spool import MIB, Spool
 from engine.errors import DeploymentError, PeerError
 from engine.records import Program

@@ -38,7 +38,8 @@ from dicom_node.config import NodeConfig, site_key
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
 from dicom_node.intake.studies import close_due_studies
-from dicom_node.sender import Sender
+from dicom_node.peers.commitment import report_taker
+from dicom_node.sender.lines import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
 from engine.errors import DeploymentError
@@ -69,7 +70,14 @@ def receive(config: NodeConfig, ready: Ready) -> None:
         _database(config) as database,
         Spool(config.spool) as spool,
         Registrar(database, spool, key, config.registrar) as registrar,
-        Receiver(config.receiver, spool, registrar, key, lambda: _queue_age_s(database)) as receiver,
+        Receiver(
+            config.receiver,
+            spool,
+            registrar,
+            key,
+            lambda: _queue_age_s(database),
+            report_taker(database, config.sender.max_refusals),
+        ) as receiver,
         _metrics(config, database, spool, registrar),
     ):
         closer = threading.Thread(target=_close_studies, args=(database, config, registrar, stop), name="closer")

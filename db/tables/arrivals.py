@@ -92,6 +92,7 @@ instance = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("received_at", UtcTime, nullable=False),
+    sa.Column("cleared_at", UtcTime),  # its file is gone: its series is finished
 )
 sa.Index("ix_instance_series_id", instance.c.series_id)
 

@@ -187,8 +187,12 @@ outbox = sa.Table(
     sa.Column("detail", SafeText(400), nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("sent_at", UtcTime),
+    sa.Column("transaction_uid", UID),  # of the latest request for storage commitment
+    sa.Column("ask_at", UtcTime),  # when commitment is asked for next; NULL: it never was
+    sa.Column("cleared_at", UtcTime),  # its file is gone
     sa.UniqueConstraint("sop_instance_uid", "destination"),
 )
 sa.Index("ix_outbox_ready", outbox.c.destination, outbox.c.id, **where(outbox.c.state == word(ObjectState.READY)))
 sa.Index("ix_outbox_leased", outbox.c.lease_until, **where(outbox.c.state == word(ObjectState.LEASED)))
+sa.Index("ix_outbox_transaction_uid", outbox.c.transaction_uid)
 sa.Index("ix_outbox_result_id", outbox.c.result_id)

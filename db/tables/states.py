@@ -32,11 +32,15 @@ class JobState(StrEnum):
 
 
 class ObjectState(StrEnum):
-    """Where a report object stands towards one destination; "sent", "dead" and "superseded" are ends."""
+    """Where a report object stands towards one destination; "dead", "superseded" and "committed" are ends.
+
+    "sent" is one too, where the destination is not asked for commitment.
+    """
 
     READY = "ready"
     LEASED = "leased"
     SENT = "sent"
+    COMMITTED = "committed"  # the destination said that it keeps it
     DEAD = "dead"  # refused too often; a person can retry it
     SUPERSEDED = "superseded"  # its result is no longer current: not sent any more
 
@@ -79,5 +83,8 @@ class Change(StrEnum):
     RETRIED = "retried"
     DONE = "done"
     SENT = "sent"
+    COMMITTED = "committed"
+    NOT_COMMITTED = "not_committed"
+    CLEARED = "cleared"
     DEAD = "dead"
     SUPERSEDED = "superseded"

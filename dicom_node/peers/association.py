@@ -2,12 +2,13 @@
 An association that we ask for: made, used and released; its failures in our words.
 """
 
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import PeerAway
+from engine.errors import DeploymentError, PeerAway
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -15,6 +16,31 @@ if TYPE_CHECKING:
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
 MAX_PDU_BYTES = 131072  # our choice: what the receiver takes, too
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a peer is talked to in secret: TLS 1.2 or later, its certificate and name checked (PS3.15 B.12, BCP 195)."""
+
+    authorities: str  # PEM file
+    certificate: str = ""  # PEM file of ours; empty: we show none
+    key: str = ""  # PEM file of its private key
+
+    def context(self, name: str) -> ssl.SSLContext:
+        """For one association.
+
+        Raises:
+            DeploymentError: a file can't be read or is no such thing.
+        """
+        try:
+            made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.authorities)
+            made.minimum_version = ssl.TLSVersion.TLSv1_2
+            made.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL")
+            if self.certificate:
+                made.load_cert_chain(self.certificate, self.key)
+        except (OSError, ValueError) as bad:
+            raise DeploymentError(f"the TLS files for '{name}' can't be used ({type(bad).__name__})") from None
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +56,7 @@ class Peer:
     association_timeout_s: float
     answer_timeout_s: float  # for each answer
     idle_timeout_s: float  # on which nothing moves
+    tls: Tls | None = None
 
 
 Context = tuple[str, tuple[str, ...]]
@@ -71,6 +98,7 @@ def association(
             max_pdu=MAX_PDU_BYTES,
             ext_neg=[build_role(abstract_syntax, scp_role=True) for abstract_syntax in roles],
             evt_handlers=list(handlers),
+            tls_args=None if peer.tls is None else (peer.tls.context(peer.name), peer.host),
         )
     except (OSError, RuntimeError) as bad:  # a name that does not resolve, no route
         raise PeerAway(f"'{peer.name}' can't be reached ({type(bad).__name__})") from None

@@ -101,6 +101,14 @@ class DicomWeb:
             if len(page) < PAGE:
                 return
 
+    def ask(self) -> None:
+        """See that it is there and answers.
+
+        Raises:
+            PeerError: it does not.
+        """
+        self._json("studies", [("limit", "1")])
+
     def metadata(self, study: str, series: str) -> list["Dataset"]:
         """The headers of all images of a series, without their pixels.
 

@@ -1,8 +1,10 @@
 """Reports reach every destination that is there, in the end; none is lost on one that is not."""
 
 import logging
+import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +27,10 @@ from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from dicom_node.config import NodeConfig
 from dicom_node.doctor import examine
-from dicom_node.sender import Destination, Outcome, Sender, SenderOptions, echo, store
+from dicom_node.sender.answers import Outcome
+from dicom_node.sender.lines import Sender
+from dicom_node.sender.options import Destination, SenderOptions
+from dicom_node.sender.store import echo, store
 from dicom_node.spool import SpoolOptions
 from engine.errors import BadOption, PeerError
 from engine.options import read_options
@@ -116,7 +122,8 @@ class Reports:
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.SOPClassUID = ComprehensiveSRStorage if kind == "sr" else SecondaryCaptureImageStorage
         dataset.SOPInstanceUID = f"{ROOT}.{self._series}.9.{number}"
-        dataset.PatientName = "Marked^Patient"
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{ROOT}.{self._series}.1", f"{ROOT}.{self._series}.8"
+        dataset.PatientID, dataset.PatientName = "ID", "Marked^Patient"
         path = self.folder / f"{kind}-{self._series}-{number}.dcm"
         dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
         return ReportObject(kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(path))
@@ -339,7 +346,8 @@ def test_a_peer_that_does_not_know_us_says_why(reports: Reports):
 HANGS = """
 import sys
 from db.connection import DatabaseOptions, open_database
-from dicom_node.sender import Destination, Sender, SenderOptions
+from dicom_node.sender.lines import Sender
+from dicom_node.sender.options import Destination, SenderOptions
 
 peer = Destination("pacs", "PACS", "127.0.0.1", int(sys.argv[2]))
 database = open_database(DatabaseOptions(f"sqlite:///{sys.argv[1]}/memory.db"))
@@ -425,6 +433,62 @@ def test_the_doctor_tells_of_objects_for_a_destination_that_is_gone(reports: Rep
     assert told == "2 objects wait for 'gone', which is no destination any more"
 
 
+def test_a_destination_that_refuses_one_object_after_the_other_is_left_alone_for_a_while(reports: Reports):
+    for _ in range(4):
+        reports.add("pacs")
+    with peer(0xA900) as there:
+        sender = Sender(reports.database, options(pacs(there.port), refusals_in_a_row=3, retry_after_s=60.0))
+        assert sender.run(until_idle=True) == 0
+    assert len(there.asked) == 3  # of eight
+    assert reports.states("pacs") == ["ready"] * 8
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_killed_in_the_middle_of_an_object_it_is_sent_again_under_the_same_uid(reports: Reports, answered: bool):
+    """The sender dies while the peer stores the second object; once before, and once after it was answered."""
+    objects = [each for _ in range(2) for each in reports.add("pacs")]
+    began = threading.Event()
+
+    def answer(event: evt.Event) -> int:
+        if len(there.asked) == 1 and not began.is_set():
+            began.set()
+            if not answered:
+                os.kill(child.pid, signal.SIGKILL)
+        return 0x0000
+
+    with peer(answer) as there:
+        quick = options(pacs(there.port), store_timeout_s=0.4, lease_s=0.8)
+        child = multiprocessing.get_context("fork").Process(
+            target=_send_and_die, args=(reports.folder, quick, answered)
+        )
+        child.start()
+        child.join(30)
+        assert child.exitcode == -signal.SIGKILL
+        assert "sent" in reports.states("pacs")
+        assert "leased" in reports.states("pacs")
+        time.sleep(1.0)  # its lease runs out
+        Sender(reports.database, quick).run(until_idle=True)
+    assert reports.states("pacs") == ["sent"] * 4
+    assert set(there.stored) == {each.sop_instance_uid for each in objects}
+    assert len(there.stored) <= len(objects) + 1  # at most the one that was on its way comes twice
+
+
+def _send_and_die(folder: Path, quick: SenderOptions, answered: bool) -> None:
+    database = open_database(DatabaseOptions(f"sqlite:///{folder / 'memory.db'}"))
+    if answered:
+        sent, count = outbox.sent, 0
+
+        def dies(connection: sa.Connection, claimed: outbox.ClaimedObject) -> bool:
+            nonlocal count
+            count += 1
+            if count == 2:
+                os.kill(os.getpid(), signal.SIGKILL)  # answered, and not yet written down
+            return sent(connection, claimed)
+
+        outbox.sent = dies
+    Sender(database, quick).run(until_idle=True)
+
+
 def test_dcmtk_takes_what_is_sent(reports: Reports, tmp_path: Path):
     storescp = shutil.which("storescp")
     if storescp is None:
@@ -441,6 +505,39 @@ def test_dcmtk_takes_what_is_sent(reports: Reports, tmp_path: Path):
     assert len(list(folder.iterdir())) == len(objects)
 
 
+def test_dcmtk_takes_what_is_sent_over_tls_and_only_if_it_is_who_it_says(reports: Reports, tmp_path: Path):
+    storescp, openssl = shutil.which("storescp"), shutil.which("openssl")
+    if storescp is None or openssl is None:
+        pytest.skip("DCMTK's storescp or openssl is not installed")
+    for name in ("theirs", "another"):
+        made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
+        subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    reports.add("pacs")
+    port = free_port()
+    with ExitStack() as ends:
+        tls = ["+tls", "theirs.key", "theirs.pem", "-ic"]
+        scp = subprocess.Popen([storescp, *tls, "-aet", "PACS", "--ignore", str(port)], cwd=tmp_path)
+        ends.callback(scp.wait)
+        ends.callback(scp.terminate)
+        trusted = replace(pacs(port), tls_authorities=str(tmp_path / "theirs.pem"))
+        doubted = replace(pacs(port), tls_authorities=str(tmp_path / "another.pem"))
+        until(lambda: _answers(trusted))
+        with pytest.raises(PeerError):
+            echo(doubted, options())
+        with pytest.raises(PeerError):
+            echo(pacs(port), options())  # without TLS
+        assert Sender(reports.database, options(trusted)).run(until_idle=True) == 2
+
+
+def _answers(destination: Destination) -> bool:
+    try:
+        echo(destination, options())
+    except PeerError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [
@@ -448,7 +545,7 @@ def test_dcmtk_takes_what_is_sent(reports: Reports, tmp_path: Path):
         ({"destinations": [{"name": "a", "ae_title": "seventeen letters", "host": "h", "port": 1}]}, "ae_title"),
         ({"destinations": [{"name": "a", "ae_title": "X", "host": "h", "port": 1}] * 2}, "the same name"),
         ({"destinations": [{"name": "a", "ae_title": "X", "hots": "h", "port": 1}]}, "destinations.0..host"),
-        ({"destinations": [{"name": "a", "ae_title": "X", "port": 1}]}, "host' is required"),
+        ({"destinations": [{"name": "a", "ae_title": "X", "port": 1}]}, "needs a host"),
         ({"lease_s": 10.0}, "lease_s must be at least twice"),
         ({"batch": 0}, "batch"),
         ({"poll_s": 0.0}, "must be above 0"),

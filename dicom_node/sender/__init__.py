@@ -1,0 +1,1 @@
+"""The back door: reports wait in the outbox and go to each destination."""
