@@ -1,151 +1,210 @@
 """
-How fast the front door takes slices, with full durability.
+How fast the front door takes slices, with full durability, beside other receivers.
 
     python -m bench.receive [--short]
 
-512 x 512 slices are sent to a running receiver by 1, 2 and 4 associations; beside it, interleaved, the
-same bytes are written, synced, renamed and their folder synced by one thread an association without any
-DICOM: the floor that the disk sets. The ratio is what our code costs.
+512 x 512 slices go over 1, 2 and 4 associations, one association an image, and RLE, to a running node; interleaved with
+it to Orthanc and storescp (both tuned: TCP_NODELAY=1, PDUs of 128 KiB), to pynetdicom's own receiver in its best
+configuration (as durable as the node, and also without any flush), and to a receiver without DICOM that syncs the same
+bytes: the floor that network and disk set. A ratio is that of one round, above 1 where the node is faster; what is
+kept is the median of the rounds and its spread. Each receiver is started anew for each run, on an empty folder of one
+disk. Orthanc flushes its data and not the name (its default); storescp flushes nothing.
 """
 
 import argparse
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE
-
+from bench.lean_sender import associate
 from bench.ports import free_port, wait_for_port
 from bench.report import keep, show, spread
 
-
-def slices(count: int, series: str) -> list[Dataset]:
-    """CT instances of 512 x 512 x 16 bit, about 525 kB each."""
-    pixels = np.random.default_rng(0).integers(-1000, 1000, (512, 512), dtype=np.int16).tobytes()
-    study = generate_uid(entropy_srcs=[series, "study"])
-    made = []
-    for n in range(count):
-        one = Dataset()
-        one.SOPClassUID, one.SOPInstanceUID = CTImageStorage, generate_uid()
-        one.StudyInstanceUID, one.SeriesInstanceUID = study, series
-        one.Modality, one.PatientID, one.PatientName = "CT", "BENCH", "BENCH"
-        one.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, n], [1, 0, 0, 0, 1, 0]
-        one.Rows = one.Columns = 512
-        one.BitsAllocated = one.BitsStored = 16
-        one.HighBit, one.PixelRepresentation, one.SamplesPerPixel = 15, 1, 1
-        one.PhotometricInterpretation = "MONOCHROME2"
-        one.PixelData = pixels
-        one["PixelData"].VR = "OW"
-        one.file_meta = FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        made.append(one)
-    return made
+HERE = Path(__file__).parent.parent
+OWN_NETWORK = "TRABECULA_BENCH_NETWORK"
 
 
-def send(port: int, images: list[Dataset], failures: list[str]) -> None:
-    """Send over one association."""
-    ae = AE(ae_title="BENCH")
-    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
-    if not peer.is_established:
-        failures.append("association")
+@dataclass(frozen=True)
+class Receiver:
+    """How one is started on a port with a folder."""
+
+    name: str
+    command: Callable[[int, Path], list[str]]
+    program: str = ""  # that must be there
+    settle_s: float = 0.3
+
+
+def node(port: int, folder: Path) -> list[str]:
+    config = folder / "node.toml"
+    config.write_text(f'[receiver]\nport = {port}\nwatermark_mib = 0\n[logs]\nlevel = "WARNING"\n')
+    return [sys.executable, "-m", "dicom_node", "--config", str(config), "receive"]
+
+
+def orthanc(port: int, folder: Path) -> list[str]:
+    config = {
+        "Name": "BENCH", "DicomAet": "TRABECULA", "DicomPort": port, "HttpServerEnabled": False,
+        "RemoteAccessAllowed": False, "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True,
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "StoreMD5ForAttachments": False,
+        "MaximumPduLength": 131072, "DicomThreadsCount": 8, "ConcurrentJobs": 1, "Plugins": [],
+    }  # fmt: skip
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(config))
+    # its DICOM port listens on all interfaces: only inside a network namespace of its own, where `measure` sends from
+    return ["Orthanc", str(path)]
+
+
+RECEIVERS = (
+    Receiver("node", node, settle_s=1.0),
+    Receiver("raw_sync", lambda port, folder: [sys.executable, "-m", "bench.raw_receiver", str(port), str(folder)]),
+    Receiver("orthanc", orthanc, "Orthanc", 1.0),
+    Receiver(
+        "storescp",
+        lambda port, folder: [
+            *("storescp", "--fork", "+B", "-pdu", "131072", "+xa", "-aet", "TRABECULA"),
+            *("-od", str(folder), str(port)),
+        ],
+        "storescp",
+    ),
+    Receiver(
+        "pynetdicom",
+        lambda port, folder: [sys.executable, "-m", "bench.pynetdicom_receiver", str(port), str(folder)],
+    ),
+    Receiver(
+        "pynetdicom_unsynced",
+        lambda port, folder: [sys.executable, "-m", "bench.pynetdicom_receiver", str(port), str(folder), "--quick"],
+    ),
+)
+SETTINGS = {
+    "1": ["1"], "2": ["2"], "4": ["4"],
+    "per_image_1": ["1", "--per-image"], "per_image_4": ["4", "--per-image"],
+    "rle_1": ["1", "--rle"], "rle_4": ["4", "--rle"],
+}  # fmt: skip
+IMAGES = {"per_image_1": 0.4, "per_image_4": 0.4}  # of the number, where a run would last
+
+
+@contextmanager
+def running(receiver: Receiver) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A receiver on a port and an empty folder of its own."""
+    with tempfile.TemporaryDirectory(dir=".", prefix="receive-", ignore_cleanup_errors=True) as name:
+        folder, port = Path(name).absolute(), free_port()
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(
+            receiver.command(port, folder), env={**os.environ, "TCP_NODELAY": "1"}, cwd=HERE, stdout=quiet, stderr=quiet
+        )
+        try:
+            wait_for_port(port, process)
+            time.sleep(receiver.settle_s)
+            yield process, port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def rate(receiver: Receiver, setting: str, images: int) -> float:
+    """Images a second of one run."""
+    count = int(images * IMAGES.get(setting, 1))
+    associations, *more = SETTINGS[setting]
+    with running(receiver) as (_, port):
+        raw = ["--raw"] if receiver.name == "raw_sync" else []
+        command = [sys.executable, "-m", "bench.lean_sender", str(port), associations, str(count), *more, *raw]
+        ran = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=300)
+        if ran.returncode:
+            raise SystemExit(f"{receiver.name}, {setting}: {ran.stderr.strip()[-300:]}")
+        return float(json.loads(ran.stdout)["images_per_s"])
+
+
+def memory_of_32_associations() -> dict[str, float]:
+    """Peak resident memory of the node while 32 associations are open, and after each has stored images."""
+    from psutil import Process
+
+    (receiver,) = (one for one in RECEIVERS if one.name == "node")
+    with running(receiver) as (process, port):
+        before = Process(process.pid).memory_info().rss
+        held = [associate(port, "1.2.840.10008.1.2.1", "TRABECULA") for _ in range(16)]
+        command = [sys.executable, "-m", "bench.lean_sender", str(port), "16", "320"]
+        subprocess.run(command, cwd=HERE, check=True, capture_output=True, timeout=300)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        (peak_kib,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        for connection in held:
+            connection.close()
+    return {"memory_mb_at_rest": before / 1e6, "memory_mb_32_associations": peak_kib * 1024 / 1e6}
+
+
+def measure(images: int, rounds: int, settings: tuple[str, ...], budget_s: float) -> dict[str, object]:
+    """Interleaved rounds: every receiver once, forwards and backwards in turn; no round begins after the budget."""
+    there = [one for one in RECEIVERS if not one.program or shutil.which(one.program)]
+    if not os.environ.get(OWN_NETWORK):
+        there = [one for one in there if one.name != "orthanc"]
+    rates: dict[tuple[str, str], list[float]] = {}
+    ratios: dict[tuple[str, str], list[float]] = {}
+    until = time.monotonic() + budget_s
+    for turn in range(rounds):
+        for setting in settings:
+            if time.monotonic() > until:
+                break
+            order = [one for one in there if not (one.name == "raw_sync" and setting.startswith("per_image"))]
+            now = {one.name: rate(one, setting, images) for one in (order if turn % 2 == 0 else order[::-1])}
+            for name, value in now.items():
+                rates.setdefault((name, setting), []).append(value)
+                if name != "node":
+                    ratios.setdefault((name, setting), []).append(now["node"] / value)
+    figures: dict[str, object] = {
+        f"{name}_images_per_s_{setting}": spread(values) for (name, setting), values in rates.items()
+    }
+    for (name, setting), values in ratios.items():
+        figures[f"ratio_{name}_{setting}"] = median(values)
+        figures[f"ratio_{name}_{setting}_rounds"] = spread(values)
+    return figures
+
+
+def in_a_network_of_its_own() -> None:
+    """Start again where only this program reaches what it starts, if that is allowed: Orthanc listens everywhere."""
+    if os.environ.get(OWN_NETWORK) or os.geteuid() != 0 or not shutil.which("unshare"):
         return
-    for image in images:
-        answer = peer.send_c_store(image)
-        if "Status" not in answer or answer.Status != 0:
-            failures.append("status")
-    peer.release()
-
-
-def write(folder: Path, images: list[bytes], mark: str) -> None:
-    """The floor: aside, fdatasync, rename, fsync of the folder."""
-    for n, image in enumerate(images):
-        aside, final = folder / f"{mark}{n}.part", folder / f"{mark}{n}"
-        with aside.open("wb") as file:
-            file.write(image)
-            file.flush()
-            os.fdatasync(file.fileno())
-        aside.rename(final)
-        opened = os.open(folder, os.O_RDONLY)
-        os.fsync(opened)
-        os.close(opened)
-
-
-def timed(work: list[threading.Thread]) -> float:
-    """Seconds until all threads ended."""
-    began = time.perf_counter()
-    for thread in work:
-        thread.start()
-    for thread in work:
-        thread.join()
-    return time.perf_counter() - began
+    os.environ[OWN_NETWORK] = "yes"
+    again = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-m", "bench.receive", *sys.argv[1:]]
+    os.execvp("unshare", ["unshare", "-n", *again])
 
 
 def main() -> None:
     """Measure and keep the figures."""
     arguments = argparse.ArgumentParser(description="How fast the front door takes slices")
-    arguments.add_argument("--short", action="store_true", help="fewer images and rounds")
-    short = arguments.parse_args().short
-    count, rounds = (40, 3) if short else (200, 5)
-    with tempfile.TemporaryDirectory(dir=".") as name:
-        folder = Path(name)
-        port = free_port()
-        config = folder / "node.toml"
-        config.write_text(f'[receiver]\nport = {port}\n[logs]\nlevel = "WARNING"\n')
-        node = subprocess.Popen([sys.executable, "-m", "dicom_node", "--config", str(config), "receive"])
-        try:
-            wait_for_port(port, node)
-            figures = measure(port, folder, count, rounds)
-        finally:
-            node.terminate()
-            node.wait(30)
-    file = keep("receive", figures)
-    show(
-        "C-STORE with full durability, 512 x 512 slices (images/s, medians)",
-        ["associations", "node", "disk alone", "ratio"],
-        [
-            [str(n), *(f"{figures[f'{what}_images_per_s_{n}']['median']:.0f}" for what in ("node", "disk")),
-             f"{figures[f'ratio_disk_{n}']:.2f}"]
-            for n in (1, 2, 4)
-        ],
-    )  # fmt: skip
-    print(f"written: {file}")
+    arguments.add_argument("--short", action="store_true", help="fewer images, rounds and settings; nothing is kept")
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--images", type=int, default=240)
+    arguments.add_argument("--settings", default=",".join(SETTINGS))
+    arguments.add_argument("--budget-s", type=float, default=1e9, help="no round begins after so long")
+    asked = arguments.parse_args()
+    in_a_network_of_its_own()
+    settings = ("1", "2", "4") if asked.short else tuple(asked.settings.split(","))
+    figures = measure(40 if asked.short else asked.images, 1 if asked.short else asked.rounds, settings, asked.budget_s)
+    figures |= memory_of_32_associations()
+    if not asked.short:
+        print(f"written: {keep('receive', figures)}")
+    names = [one.name for one in RECEIVERS if f"{one.name}_images_per_s_{settings[0]}" in figures]
+    rows = [
+        [setting, *(_cell(figures, name, setting) for name in names)]
+        for setting in settings
+        if f"node_images_per_s_{setting}" in figures
+    ]
+    show("C-STORE, 512 x 512 slices (images/s; in brackets the node's ratio)", ["associations", *names], rows)
 
 
-def measure(port: int, folder: Path, count: int, rounds: int) -> dict[str, object]:
-    """Interleaved rounds over 1, 2 and 4 associations."""
-    rates: dict[tuple[str, int], list[float]] = {}
-    ratios: dict[int, list[float]] = {}
-    for turn in range(rounds):
-        for n in (1, 2, 4):
-            failures: list[str] = []
-            batches = [slices(count // n, generate_uid()) for _ in range(n)]
-            seconds = timed([threading.Thread(target=send, args=(port, batch, failures)) for batch in batches])
-            if failures:
-                raise SystemExit(f"the node refused: {failures[:3]}")
-            image = bytes(525_000)
-            raw = timed(
-                [
-                    threading.Thread(target=write, args=(folder, [image] * (count // n), f"{turn}_{n}_{m}_"))
-                    for m in range(n)
-                ]
-            )
-            sent = count // n * n
-            rates.setdefault(("node", n), []).append(sent / seconds)
-            rates.setdefault(("disk", n), []).append(sent / raw)
-            ratios.setdefault(n, []).append(raw / seconds)
-    figures: dict[str, object] = {f"{what}_images_per_s_{n}": spread(values) for (what, n), values in rates.items()}
-    figures |= {f"ratio_disk_{n}": median(values) for n, values in ratios.items()}
-    return figures
+def _cell(figures: dict[str, object], name: str, setting: str) -> str:
+    rates = figures.get(f"{name}_images_per_s_{setting}")
+    if not isinstance(rates, dict):
+        return "-"
+    ratio = figures.get(f"ratio_{name}_{setting}")
+    return f"{rates['median']:.0f}" + (f" ({ratio:.2f})" if isinstance(ratio, float) else "")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-from dicom_node.intake.services import IMAGES
+from dicom_node.intake.services import DEFLATED, IMAGES
 from engine.errors import ScreeningError, UnreadableInstance
-from engine.loading.elements import Elements, fragments, read_elements
+from engine.loading.elements import Elements, Inflating, fragments, read_elements
 from engine.loading.headers import header_from
+from engine.loading.walker import Walker
 from engine.records import InstanceHeader, Reason
+
+LARGEST_INFLATED = 1 << 30
+"""Bytes of a deflated data set that is believed, once it is unpacked. Our choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,9 @@ def judge(elements: Elements, header: InstanceHeader, command: Command, file: Bi
 
 
 def has_native_pixels(elements: Elements) -> bool:
-    """Whether there are pixels, and their length is told before them."""
-    return elements.pixel_data is not None and elements.pixel_data.length is not None
+    """Whether there are pixels, and their length is told before them and can be compared with the file's."""
+    pixels = elements.pixel_data
+    return pixels is not None and pixels.length is not None and elements.transfer_syntax_uid != DEFLATED
 
 
 def read_content(content: bytes, pseudonym_key: bytes) -> tuple[Elements, InstanceHeader]:
@@ -99,6 +104,10 @@ def _refuse_cut_pixels(file: BinaryIO | None, size_bytes: int, elements: Element
     pixels = elements.pixel_data
     if pixels is None:
         raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the data set ends before its pixel data")
+    if elements.transfer_syntax_uid == DEFLATED and pixels.length is not None and file is not None:
+        if not _inflates_to(file, size_bytes, pixels.offset + pixels.length):
+            raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the deflated pixel data are cut short or too large")
+        return
     if pixels.length is not None:
         if pixels.offset + pixels.length > size_bytes:
             raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the pixel data are cut short")
@@ -109,3 +118,14 @@ def _refuse_cut_pixels(file: BinaryIO | None, size_bytes: int, elements: Element
         fragments(file, size_bytes, pixels)
     except UnreadableInstance:
         raise UnreadableInstance(Reason.PIXELS_UNREADABLE, "the fragments of the pixel data are cut short") from None
+
+
+def _inflates_to(file: BinaryIO, size_bytes: int, wanted_bytes: int) -> bool:
+    """Whether a deflated data set is so long once it is unpacked; it is unpacked piece by piece, and not kept."""
+    if wanted_bytes > LARGEST_INFLATED:
+        return False
+    walker = Walker(file, size_bytes)
+    walker.file_meta()
+    stream = Inflating(file, walker.at)
+    stream.seek(wanted_bytes - 1)
+    return len(stream.read(1)) == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from dicom_node.intake.file_format import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.intake.options import ReceiverOptions
-from dicom_node.intake.services import SOP_CLASSES, STORAGE_COMMITMENT, TRANSFER_SYNTAXES, VERIFICATION
+from dicom_node.intake.services import SOP_CLASSES, STORAGE_COMMITMENT, VERIFICATION, transfer_syntaxes
 from dicom_node.intake.wire import ASSOCIATE_AC, ASSOCIATE_RJ, ASSOCIATE_RQ
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -77,7 +77,9 @@ class Negotiator:
 
         self._options = options
         self._supported = [build_context(VERIFICATION)]
-        self._supported += [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in SOP_CLASSES]
+        self._supported += [
+            build_context(sop_class, transfer_syntaxes(options.accept_deflated)) for sop_class in SOP_CLASSES
+        ]
         if options.storage_commitment:
             commitment = build_context(STORAGE_COMMITMENT)
             commitment.scu_role = commitment.scp_role = True  # they ask us, or tell us what became of what we asked

@@ -61,6 +61,7 @@ class ReceiverOptions:
     check_called_ae_title: bool = False  # refuse associations that call another AE title
     calling_ae_titles: tuple[str, ...] = ()  # who may send; empty: anybody. AE titles are no authentication
     allowed_networks: tuple[str, ...] = ()  # addresses or networks that may connect; empty: any
+    accept_deflated: bool = False  # agree on the deflated transfer syntax: a small object may unpack to a huge one
     max_associations: int = 32
     max_pdu_bytes: int = 131072
     max_instance_mib: int = 512  # a larger one ends the association

@@ -42,6 +42,7 @@ TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.4.92",  # JPEG 2000 part 2, lossless
     "1.2.840.10008.1.2.4.110",  # JPEG XL lossless
     "1.2.840.10008.1.2.1.98",  # encapsulated uncompressed
+    "1.2.840.10008.1.2.2",  # explicit VR big endian, retired, but archives hold it
     "1.2.840.10008.1.2.4.50",  # from here on lossy: taken so that the series is known, then set aside
     "1.2.840.10008.1.2.4.51",
     "1.2.840.10008.1.2.4.81",
@@ -51,4 +52,12 @@ TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.4.111",
     "1.2.840.10008.1.2.4.112",
 )
-"""The first that a sender offers too is agreed on. Deflated is not offered: a megabyte may unpack to any size."""
+"""The first that a sender offers too is agreed on."""
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Agreed on only where `receiver.accept_deflated` asks for it: a megabyte may unpack to any size."""
+
+
+def transfer_syntaxes(accept_deflated: bool) -> list[str]:
+    """What is on offer for storage."""
+    return [*TRANSFER_SYNTAXES, DEFLATED] if accept_deflated else list(TRANSFER_SYNTAXES)

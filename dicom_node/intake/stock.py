@@ -39,8 +39,8 @@ from dicom_node.intake.services import (
     SOP_CLASSES,
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
-    TRANSFER_SYNTAXES,
     VERIFICATION,
+    transfer_syntaxes,
 )
 from dicom_node.spool import MIB
 
@@ -259,7 +259,7 @@ def _application_entity(options: ReceiverOptions) -> Any:
     ae.require_calling_aet = list(options.calling_ae_titles)
     ae.add_supported_context(VERIFICATION)
     for sop_class in SOP_CLASSES:
-        ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        ae.add_supported_context(sop_class, transfer_syntaxes(options.accept_deflated))
     if options.storage_commitment:
         ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
     return ae
