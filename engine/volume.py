@@ -166,6 +166,15 @@ class VertebraCrop:
 
 
 @dataclass(frozen=True, eq=False)
+class VertebraCut:
+    """One vertebra in a picture from the side: rows to the foot, nothing else in it."""
+
+    level: VertebralLevel
+    offset_mm: float  # of the slab's middle from the vertebra's, to its left
+    grey: NDArray[np.float32]  # (rows, columns), 0..255; 0 is the window's lower edge, and the background
+
+
+@dataclass(frozen=True, eq=False)
 class Analysis:
     """One series' whole yield: the record to keep, and the arrays that its report is drawn from."""
 

@@ -42,18 +42,45 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class SagittalCut:
+    """How a vertebra's picture from the side is made, for models that read one.
+
+    Source:
+        Thickness, field, pixels and the grey scale of eight bits: Yoshida 2023. What the paper leaves open, our choice.
+    """
+
+    thickness_mm: float = 5.0
+    field_mm: float = 300.0  # edge of the square picture
+    pixels: int = 512  # of the reformat
+    output_pixels: int = 256  # of the network's input: means of whole blocks
+    dilation_mm: float = 2.0  # around the vertebra's mask; the rest is as the window's lower edge
+    anterior: str = "left"  # the side that the patient's front is on
+    offsets_mm: tuple[float, ...] = (0.0,)  # of the slabs from the middle plane; answers are averaged
+    jpeg_quality: int = 0  # 0: no JPEG step
+
+    def __post_init__(self) -> None:
+        """Refuse a picture that can't be made."""
+        if min(self.thickness_mm, self.field_mm, self.output_pixels) <= 0 or self.dilation_mm < 0:
+            raise ValueError("thickness_mm, field_mm and output_pixels must be above 0, dilation_mm at least 0")
+        if self.pixels % self.output_pixels or not self.offsets_mm:
+            raise ValueError("pixels must be a multiple of output_pixels, and offsets_mm must name some")
+        if self.anterior not in ("left", "right") or not 0 <= self.jpeg_quality <= 100:
+            raise ValueError("anterior is 'left' or 'right', jpeg_quality from 0 to 100")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelManifest:
     """The contract between weights and engine. Shapes (K, J, I), spacing in mm, window in HU."""
 
     name: str
     version: str
-    task: str  # "spine_segmentation" | "vertebral_bmd"
+    task: str  # such as "spine_segmentation", "vertebral_bmd", "vertebral_class", "areal_bmd", "bone_score"
     file: str  # name of the ONNX file in the same folder
     sha256: str  # of that file
     input_shape: tuple[int, ...]  # (K, J, I) voxels of one tile or crop; any batch, one channel
     input_spacing_mm: tuple[float, ...]  # (K, J, I)
     hounsfield_window: tuple[float, ...]  # low, high; clipped, then scaled linearly to -1..1
-    output: str  # "logits" (N, C, K, J, I) | "value" (N, 1)
+    output: str  # "logits" (N, C, K, J, I) | "value" (N, 1) | "classes" (N, C), logits
     training_data: TrainingData
     parity: Parity
     labels: tuple[str, ...] = ()  # of the C classes, [0] is "background"
@@ -64,6 +91,7 @@ class ModelManifest:
     reference_material: ReferenceMaterial = ReferenceMaterial.HA  # that a density's mg/cm3 are of
     precision: str = "f32"  # what a session must compute in
     multiple_of: int = 1  # a tile's edges may be any multiple of this
+    cut: SagittalCut | None = None  # of models that read a picture from the side; their input is (1, rows, columns)
 
     @property
     def tile(self) -> Shape:

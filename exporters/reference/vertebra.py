@@ -179,8 +179,10 @@ def paint_body(canvas: Canvas, bone: Vertebra) -> None:
 
 def paint_arch(canvas: Canvas, bone: Vertebra) -> None:
     """Paint the posterior elements."""
-    reach = bone.width / 2 + 30
-    region = canvas.around(bone.point(0, bone.depth / 2 + 16, -4), reach + 6)
+    wide, high = bone.width / 2 + 30 * bone.process, bone.height
+    corners = [bone.point(u, v, w) for u in (-wide, wide) for v in (0.1 * bone.depth, bone.depth / 2 + 48 * bone.process)
+               for w in (-1.05 * high - 10, 0.65 * high + 12)]  # fmt: skip
+    region = canvas.around(np.array(corners), canvas.edge_mm)
     if region is None:
         return
     u, v, w = bone.local(region)

@@ -1,0 +1,85 @@
+"""
+Whose posterior elements are whose: each belongs to the body that its pedicles lead to.
+
+Neighbours touch at their facets, and a spinous process hangs behind the next body; so what counts is not
+the straight distance but the way through bone.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
+
+from engine.volume import Geometry, Segmentation, TissueMap
+
+STEP = 1.8  # voxels: farther voxels are no neighbours; a bit more than the diagonal of a cube
+PEDICLE_MM = 4.5  # from a body's voxels: where a way may begin; our choice: two voxels and a gap's width
+LOOSE_MM = 5.0  # a piece without a way to any body goes with bone so near; our choice: farther, it may be a neighbour
+
+
+def whole_vertebrae(bodies: Segmentation, tissues: TissueMap) -> Segmentation:
+    """Bodies with their posterior elements, on the tissue map's grid.
+
+    Args:
+        bodies: on any grid in the patient; the segments stay the same.
+
+    Returns:
+        A map where n is the body and what belongs to it; posterior elements of no body in `bodies` stay background.
+    """
+    labels = _onto(bodies, tissues.geometry)
+    if "posterior_elements" in tissues.tissues:
+        behind = (tissues.labels == tissues.tissues.index("posterior_elements")) & (labels == 0)
+        voxels = np.argwhere(behind)
+        if len(voxels) and labels.any():
+            labels[tuple(voxels.T)] = _owners(voxels, labels, tissues.geometry)
+    return Segmentation(tissues.geometry, labels, bodies.segments)
+
+
+def _onto(bodies: Segmentation, grid: Geometry) -> NDArray[np.uint8]:
+    """The label of the body's voxel under each of the grid's centres; grids lie as they like."""
+    labels = np.zeros(grid.shape, dtype=np.uint8)
+    for n, box in enumerate(bodies.boxes, start=1):
+        if box is None:
+            continue
+        ends = [(part.start - 0.5, part.stop - 0.5) for part in box]
+        corners = np.array([[k, j, i] for k in ends[0] for j in ends[1] for i in ends[2]])
+        near = grid.to_index(bodies.geometry.to_patient(corners))
+        low = np.clip(np.floor(near.min(axis=0)).astype(int), 0, grid.shape)
+        high = np.clip(np.ceil(near.max(axis=0)).astype(int) + 1, 0, grid.shape)
+        places = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), axis=-1).reshape(-1, 3)
+        index = np.rint(bodies.geometry.to_index(grid.to_patient(places.astype(float)))).astype(int)
+        inside = ((index >= 0) & (index < bodies.geometry.shape)).all(axis=1)
+        places, index = places[inside], index[inside]
+        mine = bodies.labels[tuple(index.T)] == n
+        labels[tuple(places[mine].T)] = n
+    return labels
+
+
+def _owners(voxels: NDArray[np.int_], labels: NDArray[np.uint8], grid: Geometry) -> NDArray[np.uint8]:
+    """The body that each voxel (N, 3) belongs to; 0: to none."""
+    points = grid.to_patient(voxels.astype(float))
+    pairs = cKDTree(voxels).query_pairs(STEP, output_type="ndarray")
+    lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
+    count, numbers = len(voxels), np.unique(labels[labels > 0])
+    starts, ends, ways = [pairs[:, 0]], [pairs[:, 1]], [lengths]
+    for source, n in enumerate(numbers, start=count):
+        distance, _ = cKDTree(grid.to_patient(np.argwhere(labels == n).astype(float))).query(
+            points, distance_upper_bound=PEDICLE_MM
+        )
+        near = np.flatnonzero(np.isfinite(distance))
+        starts.append(np.full(len(near), source))
+        ends.append(near)
+        ways.append(distance[near])
+    size = count + len(numbers)
+    graph = coo_array((np.concatenate(ways), (np.concatenate(starts), np.concatenate(ends))), (size, size)).tocsr()
+    sources = list(range(count, size))
+    found, _, nearest = dijkstra(graph, directed=False, indices=sources, min_only=True, return_predecessors=True)
+    reached = np.isfinite(found[:count])
+    owners = np.zeros(count, dtype=np.uint8)
+    owners[reached] = numbers[nearest[:count][reached] - count]
+    if reached.any() and not reached.all():
+        distance, at = cKDTree(points[reached]).query(points[~reached], distance_upper_bound=LOOSE_MM)
+        at = np.minimum(at, reached.sum() - 1)
+        owners[~reached] = np.where(np.isfinite(distance), owners[reached][at], 0)
+    return owners
