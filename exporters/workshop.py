@@ -5,21 +5,23 @@ Everything lies in one folder a recipe outside the package: `cases/` or `crops/`
 `weights.onnx`. An interrupted step goes on where it stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.runtime.manifest import ModelPackage
 from exporters.packages import package_reference
-from exporters.reference.density_crops import draw_crops, write_crops
+from exporters.reference.cohorts import cohort
 from exporters.reference.recipe import Recipe
 from exporters.reference.scanner import scanner
 from exporters.reference.spine_cases import draw_case, write_case
+from exporters.reference.vertebra_samples import write_samples
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -32,13 +34,25 @@ def bench_of(workshop: Path, recipe: Recipe) -> Path:
 
 def prepare(recipe: Recipe, bench: Path, *, processes: int, progress: Progress) -> None:
     """Draw all cases of a recipe that are not there yet."""
-    spine = recipe.task == "spine_segmentation"
-    folder = bench / ("cases" if spine else "crops")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw = partial(write_case if spine else write_crops, folder, recipe)
+    work: Sequence[Any] = range(recipe.data.cases)
+    draw: Callable[[Any], object]
+    if recipe.data.cohort:
+        plan = recipe.manifest
+        work = cohort(recipe.data.cohort, recipe.data.first_seed, recipe.data.cases)
+        draw = partial(write_samples, samples_of(bench, recipe), shape=plan.shape, spacing_mm=plan.spacing_mm,
+                       cut=plan.cut, window=plan.hounsfield_window)  # fmt: skip
+    else:
+        draw = partial(write_case, bench / "cases", recipe)
+        (bench / "cases").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(processes) as pool:
-        for done, _ in enumerate(pool.map(draw, range(recipe.data.cases)), start=1):
-            progress(done, recipe.data.cases)
+        for done, _ in enumerate(pool.map(draw, work, chunksize=4), start=1):
+            progress(done, len(work))
+
+
+def samples_of(bench: Path, recipe: Recipe) -> Path:
+    """Where the samples of a recipe's cohort lie; models that read the same input share them."""
+    shape = "x".join(map(str, recipe.manifest.input_shape))
+    return bench.parent / "cohorts" / f"{recipe.data.cohort}-{recipe.data.first_seed}-{shape}"
 
 
 def package(recipe: Recipe, bench: Path, models: Path) -> ModelPackage:
@@ -74,7 +88,7 @@ def parity_images(recipe: Recipe, count: int = 3) -> NDArray[np.float32]:
             images.append(whole[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))])
         else:
             key = scanner(recipe.data.scanners[0]).key
-            images += list(draw_crops(recipe, recipe.evaluation.first_seed + number, key, rng, 0)[0])
+            raise NotImplementedError
         number += 1
     stacked = np.stack(images[:count]).astype(np.float32)[:, None]
     return np.asarray((np.clip(stacked, low, high) - low) * (2.0 / (high - low)) - 1.0, dtype=np.float32)

@@ -1,9 +1,11 @@
 """Cut each vertebra out on the grid that a prediction model was trained on."""
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
-from engine.resampling import centred_grid, resample
-from engine.volume import Segmentation, Shape, Vector, VertebraCrop, Volume
+from engine.resampling import AIR, centred_grid, resample
+from engine.volume import Geometry, Segmentation, Shape, Vector, VertebraCrop, Volume
 
 
 def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm: Vector) -> tuple[VertebraCrop, ...]:
@@ -13,7 +15,8 @@ def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm
         shape, spacing_mm: (K, J, I) of a crop, in canonical directions.
 
     Returns:
-        Crops in HU, head to foot; air where one leaves the field of view.
+        Crops in HU, head to foot. Where one leaves the field of view, the nearest voxel in view is continued: air there
+        would pass for a body that ends, and the density for less.
     """
     crops = []
     for n, box in enumerate(cores.boxes, start=1):
@@ -23,5 +26,27 @@ def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm
         index = np.argwhere(cores.labels[box] == n).mean(axis=0) + [part.start for part in box]
         x, y, z = (float(value) for value in cores.geometry.to_patient(index))
         grid = centred_grid((x, y, z), shape, spacing_mm)
-        crops.append(VertebraCrop(level, grid, resample(volume.hounsfield, volume.geometry, grid)))
+        hounsfield = resample(volume.hounsfield, volume.geometry, grid)
+        crops.append(VertebraCrop(level, grid, _continued(hounsfield, grid, volume.geometry)))
     return tuple(crops)
+
+
+def _continued(hounsfield: NDArray[np.float32], grid: Geometry, source: Geometry) -> NDArray[np.float32]:
+    """Voxels outside the source take the value of the nearest one inside."""
+    ends = np.array([[k, j, i] for k in (0, grid.shape[0] - 1) for j in (0, grid.shape[1] - 1)
+                     for i in (0, grid.shape[2] - 1)], dtype=float)  # fmt: skip
+    if _in_view(source.to_index(grid.to_patient(ends)), source).all():
+        return hounsfield
+    places = np.stack(np.meshgrid(*(np.arange(float(n)) for n in grid.shape), indexing="ij"), axis=-1)
+    inside = _in_view(source.to_index(grid.to_patient(places)), source)
+    if not inside.any():
+        return np.full_like(hounsfield, AIR)
+    nearest = ndimage.distance_transform_edt(
+        ~inside, sampling=grid.spacing_mm, return_distances=False, return_indices=True
+    )
+    return np.asarray(hounsfield[tuple(nearest)], dtype=np.float32)
+
+
+def _in_view(index: NDArray[np.float64], source: Geometry) -> NDArray[np.bool_]:
+    seen: NDArray[np.bool_] = ((index >= -0.5) & (index <= np.asarray(source.shape) - 0.5)).all(axis=-1)
+    return seen

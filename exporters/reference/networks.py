@@ -1,12 +1,14 @@
 """
-The two reference networks: a VB-Net that names the tissues of a spine, a DenseNet that reads a density.
+The reference networks: a VB-Net that names the tissues of a spine, a DenseNet that reads a crop, a ResNet50
+that reads a picture from the side.
 
-Both use batch normalisation. In the VB-Net it always follows a convolution, so that it vanishes into the
+All use batch normalisation. In the VB-Net it always follows a convolution, so that it vanishes into the
 weights at export.
 
 Source:
     V-Net: Milletari et al., 3DV 2016. Bottleneck blocks of three convolutions in its place (VB-Net) and a
     3-D DenseNet regressor on the original image around the eroded vertebra: Peng et al., Osteoporos Int 34 (2023).
+    ResNet50 on a sagittal picture: Yoshida et al., J Comput Assist Tomogr 47 (2023); its blocks are MONAI's.
 """
 
 import torch
@@ -93,9 +95,9 @@ class DenseLayer(nn.Module):  # type: ignore[misc]
 
 
 class DenseNet3d(nn.Module):  # type: ignore[misc]
-    """(N, 1, K, J, I) to one number (N, 1): the density, scaled as the manifest says."""
+    """(N, 1, K, J, I) to (N, outputs): the density, scaled as the manifest says, or the classes' logits."""
 
-    def __init__(self, recipe: NetworkRecipe) -> None:
+    def __init__(self, recipe: NetworkRecipe, outputs: int = 1) -> None:
         """Blocks of dense layers; between them half the channels at half the edge."""
         super().__init__()
         channels = recipe.widths[0]
@@ -114,16 +116,53 @@ class DenseNet3d(nn.Module):  # type: ignore[misc]
                 channels //= 2
         parts += [nn.BatchNorm3d(channels), nn.ReLU()]
         self.features = nn.Sequential(*parts)
-        self.head = nn.Linear(channels, 1)
+        self.head = nn.Linear(channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One number a crop."""
+        """One number, or one for each class, a crop."""
         value: Tensor = self.head(self.features(x).mean(dim=(2, 3, 4)))
         return value
+
+
+class PictureResNet(nn.Module):  # type: ignore[misc]
+    """(N, 1, 1, rows, columns) to one number (N, 1); of the picture only the part that a vertebra lies in is read."""
+
+    def __init__(self, recipe: NetworkRecipe) -> None:
+        """The first stage is as wide as the stem; each further one twice as wide."""
+        super().__init__()
+        from monai.networks.nets.resnet import ResNet
+
+        self.crop = recipe.crop
+        widths = [recipe.widths[0] * 2**n for n in range(4)]
+        self.inside = ResNet("bottleneck", list(recipe.blocks), widths, spatial_dims=2, n_input_channels=1,
+                             num_classes=1, conv1_t_size=7, conv1_t_stride=recipe.stem_stride)  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One number a picture; training hands in (N, 1, rows, columns), cropped already."""
+        if x.dim() == 5:
+            row, column, rows, columns = self.crop
+            x = x[:, :, 0, row : row + rows, column : column + columns]
+        value: Tensor = self.inside(x)
+        return value
+
+
+class MeanOf(nn.Module):  # type: ignore[misc]
+    """Several networks as one: the mean of their answers."""
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        """Keep them."""
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean."""
+        return torch.stack([network(x) for network in self.networks]).mean(dim=0)
 
 
 def build(recipe: Recipe) -> nn.Module:
     """The network of a recipe, with fresh weights."""
     if recipe.task == "spine_segmentation":
         return VBNet(recipe.network, len(recipe.manifest.labels))
-    return DenseNet3d(recipe.network)
+    if recipe.manifest.cut:
+        return PictureResNet(recipe.network)
+    return DenseNet3d(recipe.network, len(recipe.manifest.labels) or 1)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from engine.errors import BadOption
 from engine.options import read_options
+from engine.runtime.manifest import SagittalCut
+
+TASKS = ("spine_segmentation", "vertebral_bmd", "vertebral_class", "areal_bmd", "bone_score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class DataRecipe:
     first_seed: int = 100_000  # of the phantoms; tests and evaluations use others
     fine_share: float = 0.2  # scanned as a machine would, then brought to the network's grid as the engine does
     scanners: tuple[str, ...] = ("siemens_force", "canon_one", "philips_ict", "uct_780", "siemens_lung")
+    cohort: str = ""  # "peng" or "yoshida": patients, machines and splits of a paper, in the place of all the above
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class NetworkRecipe:
     widths: tuple[int, ...] = (8, 32, 64, 96)  # channels of each stage (VB-Net), or of the stem alone (DenseNet)
     blocks: tuple[int, ...] = (0, 1, 2, 3)  # bottleneck blocks (VB-Net) or dense layers (DenseNet) of each stage
     growth: int = 12  # of dense layers
+    crop: tuple[int, ...] = ()  # (row, column, rows, columns) of a picture that the graph reads; the rest is background
+    stem_stride: int = 2  # of the first convolution (ResNet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,9 @@ class TrainingRecipe:
     weight_decay: float = 1e-4
     bfloat16: bool = True  # arithmetic of the convolutions in training; weights and export stay f32
     average: float = 0.998  # of the weights' moving average, which is what is exported
+    folds: int = 1  # networks, each with another fifth held out; the package is their mean in one graph
+    check_every: int = 0  # steps between looks at the held-out patients; the best checkpoint is kept. 0: the last one
+    focus: float = 2.0  # exponent of the focal loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,19 @@ class ManifestRecipe:
     output_unit: str = ""
     output_range: tuple[float, ...] = ()
     multiple_of: int = 1
+    cut: SagittalCut | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(K, J, I) of the input."""
+        k, j, i = self.input_shape
+        return k, j, i
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(K, J, I) spacing of the input."""
+        k, j, i = self.input_spacing_mm
+        return k, j, i
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +99,7 @@ class Recipe:
 
     name: str
     version: str
-    task: str  # "spine_segmentation" | "vertebral_bmd"
+    task: str  # one of TASKS
     manifest: ManifestRecipe
     seed: int = 1
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -87,8 +109,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse a task that nobody knows how to train, and an evaluation that the training has seen."""
-        if self.task not in ("spine_segmentation", "vertebral_bmd"):
-            raise ValueError(f"task '{self.task}' is neither 'spine_segmentation' nor 'vertebral_bmd'")
+        if self.task not in TASKS:
+            raise ValueError(f"task '{self.task}' is none of {', '.join(TASKS)}")
+        if (self.task != "spine_segmentation") != bool(self.data.cohort):
+            raise ValueError(f"data.cohort is for the models of vertebrae, and needed there: '{self.data.cohort}'")
         if self.evaluation.unseen_scanner in self.data.scanners:
             raise ValueError(f"unseen_scanner '{self.evaluation.unseen_scanner}' is among the training's")
 

@@ -7,6 +7,7 @@ Sizes follow adult CT (see the table); what a single level needs is drawn elsewh
 
 import itertools
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class Vertebra:
     arch: float = 1.0  # factor of the posterior elements' mineral
     texture: Texture = field(default_factory=Texture)
 
-    @property
+    @cached_property
     def axes(self) -> NDArray[np.float64]:
         """(3, 3): rows are u, v, w in the patient."""
         ct, st, cl, sl = np.cos(self.tilt), np.sin(self.tilt), np.cos(self.lean), np.sin(self.lean)
@@ -180,7 +181,8 @@ def paint_body(canvas: Canvas, bone: Vertebra) -> None:
 def paint_arch(canvas: Canvas, bone: Vertebra) -> None:
     """Paint the posterior elements."""
     wide, high = bone.width / 2 + 30 * bone.process, bone.height
-    corners = [bone.point(u, v, w) for u in (-wide, wide) for v in (0.1 * bone.depth, bone.depth / 2 + 48 * bone.process)
+    corners = [bone.point(u, v, w) for u in (-wide, wide)
+               for v in (0.1 * bone.depth, bone.depth / 2 + 48 * bone.process)
                for w in (-1.05 * high - 10, 0.65 * high + 12)]  # fmt: skip
     region = canvas.around(np.array(corners), canvas.edge_mm)
     if region is None:
