@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine.errors import DeploymentError
 from engine.records import VertebralLevel
@@ -170,7 +170,7 @@ def main() -> None:
 
 def _train(plan: Recipe, workshop: Path, device: str, threads: int, processes: int, start: Path | None) -> None:
     from exporters.reference.training import train as learn
-    from exporters.workshop import bench_of, prepare
+    from exporters.workshop import bench_of, prepare, samples_of
 
     bench = bench_of(workshop, plan)
     with _progress() as progress:
@@ -180,12 +180,15 @@ def _train(plan: Recipe, workshop: Path, device: str, threads: int, processes: i
             progress.update(drawing, completed=done, total=total)
 
         prepare(plan, bench, processes=processes or os.cpu_count() or 1, progress=drawn)
-        learning = progress.add_task("training", total=plan.training.steps, note="")
+        samples = samples_of(bench, plan) if plan.data.cohort else None
+        for fold in range(plan.training.folds):
+            name = "training" if plan.training.folds == 1 else f"fold {fold + 1} of {plan.training.folds}"
+            learning = progress.add_task(name, total=plan.training.steps, note="")
 
-        def learnt(step: int, loss: float, seconds: float) -> None:
-            progress.update(learning, completed=step, note=f"loss {loss:.4f}, {seconds:.2f} s a step")
+            def learnt(step: int, loss: float, seconds: float, task: TaskID = learning) -> None:
+                progress.update(task, completed=step, note=f"loss {loss:.4f}, {seconds:.2f} s a step")
 
-        learn(plan, bench, device=device, threads=threads, start=start, report=learnt)
+            learn(plan, bench, fold=fold, samples=samples, device=device, threads=threads, start=start, report=learnt)
 
 
 def _export(plan: Recipe, workshop: Path, models: Path) -> None:

@@ -19,9 +19,8 @@ from engine.runtime.manifest import ModelPackage
 from exporters.packages import package_reference
 from exporters.reference.cohorts import cohort
 from exporters.reference.recipe import Recipe
-from exporters.reference.scanner import scanner
 from exporters.reference.spine_cases import draw_case, write_case
-from exporters.reference.vertebra_samples import write_samples
+from exporters.reference.vertebra_samples import draw_samples, write_samples
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -61,34 +60,43 @@ def package(recipe: Recipe, bench: Path, models: Path) -> ModelPackage:
     Raises:
         UnusableModel: the export strays beyond the recipe's bound.
     """
-    from exporters.reference.training import load_average
+    from exporters.reference.training import load_trained
     from exporters.to_onnx import as_function, export
 
-    network = load_average(recipe, bench)
+    network = load_trained(recipe, bench)
     weights = bench / "weights.onnx"
     export(network, recipe.manifest.input_shape, weights)
     return package_reference(recipe, weights, as_function(network), parity_images(recipe), models)
 
 
 def parity_images(recipe: Recipe, count: int = 3) -> NDArray[np.float32]:
-    """Normalised inputs (N, 1, K, J, I) from phantoms of the evaluation's range."""
+    """Normalised inputs (N, 1, K, J, I) from phantoms that no training sees."""
+    if recipe.data.cohort:
+        return _vertebra_images(recipe, count)
     low, high = recipe.manifest.hounsfield_window
     shape = recipe.manifest.input_shape
-    rng = np.random.default_rng([recipe.seed, 9])
     images: list[NDArray[np.generic]] = []
     number = recipe.evaluation.first_seed - recipe.data.first_seed
     recipe = replace(recipe, data=replace(recipe.data, fine_share=0.0))
-    while len(images) < count:
-        if recipe.task == "spine_segmentation":
-            soft, mineral, _ = draw_case(recipe, number)
-            whole = soft + 1.33 * mineral
-            short = [max(0, want - have) for want, have in zip(shape, whole.shape, strict=True)]
-            whole = np.pad(whole, [(0, n) for n in short], constant_values=-1024)
-            start = [(have - want) // 2 for have, want in zip(whole.shape, shape, strict=True)]
-            images.append(whole[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))])
-        else:
-            key = scanner(recipe.data.scanners[0]).key
-            raise NotImplementedError
-        number += 1
-    stacked = np.stack(images[:count]).astype(np.float32)[:, None]
+    for case in range(number, number + count):
+        soft, mineral, _ = draw_case(recipe, case)
+        whole = soft + 1.33 * mineral
+        short = [max(0, want - have) for want, have in zip(shape, whole.shape, strict=True)]
+        whole = np.pad(whole, [(0, n) for n in short], constant_values=-1024)
+        start = [(have - want) // 2 for have, want in zip(whole.shape, shape, strict=True)]
+        images.append(whole[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))])
+    stacked = np.stack(images).astype(np.float32)[:, None]
     return np.asarray((np.clip(stacked, low, high) - low) * (2.0 / (high - low)) - 1.0, dtype=np.float32)
+
+
+def _vertebra_images(recipe: Recipe, count: int) -> NDArray[np.float32]:
+    """Vertebrae of the cohort's last patients, who are independent in both."""
+    from exporters.reference.vertebra_lesson import cohort_of, images
+
+    plan, found = recipe.manifest, []
+    for patient in reversed(cohort_of(recipe)):
+        samples = draw_samples(patient, plan.shape, plan.spacing_mm, plan.cut, plan.hounsfield_window)
+        found.append(images(recipe, samples))
+        if sum(map(len, found)) >= count:
+            break
+    return np.concatenate(found)[:count]

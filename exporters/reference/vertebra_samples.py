@@ -41,8 +41,10 @@ FAR_MM = 90.0  # from the grid: farther vertebrae have neither a process nor a r
 CIRCLE_MM2 = 125.0  # the circle whose mean HU Yoshida 2023 compares with: 100-150 mm2
 TISSUE_MM = (2.0, 2.0, 2.0)  # grid of the spine network, whose tissue map the engine cuts by
 OFFSETS_MM = (-5.0, 0.0, 5.0)  # three cuts of a vertebra for training; the middle one for the test (Yoshida 2023)
+THIN_MM, MEDIUM_MM, THICK_MM = (0.9, 1.0), (1.2, 1.5), (2.4, 3.0)  # slices; pictures from the side want thin ones
+THICK = 0.35  # share of thick ones among the others
 WIDE_MM, BEHIND_MM = 116.0, 16.0  # edge of the scanned square, and how far its centre lies behind the bodies
-ELIGIBLE = PhantomOptions(fracture=0.0, metal=0.0, transitional=0.0)
+ELIGIBLE = PhantomOptions(fracture=0.0, metal=0.0, transitional=0.0, cement=0.0)
 """Both papers exclude fractures, surgery and what can't be counted."""
 KEPT = (slice(80, 192), slice(80, 208))
 """Rows and columns of a cut of 256 x 256 that a vertebra can lie in; the rest is background and is not kept."""
@@ -154,7 +156,7 @@ def _scanned(
 ) -> tuple[Volume, Raster]:
     """The piece of spine with the wanted levels, as the machine would scan it."""
     pixel = float(rng.uniform(*machine.field_mm)) / 512
-    step = machine.spacing_mm * float(rng.uniform(0.8, 1.15) if thin else rng.uniform(1.0, 1.7))
+    step = float(rng.uniform(*(THIN_MM if thin else THICK_MM if rng.random() < THICK else MEDIUM_MM)))
     geometry = field_of_view(
         phantom, patient.levels[0], patient.levels[-1], pixels=int(WIDE_MM / pixel), pixel_mm=pixel, slice_mm=step,
         margin_mm=float(rng.uniform(4, 20)) if not thin else 9.0,
