@@ -48,5 +48,5 @@ def _continued(hounsfield: NDArray[np.float32], grid: Geometry, source: Geometry
 
 
 def _in_view(index: NDArray[np.float64], source: Geometry) -> NDArray[np.bool_]:
-    seen: NDArray[np.bool_] = ((index >= -0.5) & (index <= np.asarray(source.shape) - 0.5)).all(axis=-1)
-    return seen
+    seen = (index >= -0.5) & (index <= np.asarray(source.shape) - 0.5)
+    return np.asarray(seen.all(axis=-1), dtype=bool)

@@ -67,10 +67,11 @@ def _owners(voxels: NDArray[np.int_], labels: NDArray[np.uint8], grid: Geometry)
         distance, _ = cKDTree(grid.to_patient(np.argwhere(labels == n).astype(float))).query(
             points, distance_upper_bound=PEDICLE_MM
         )
-        near = np.flatnonzero(np.isfinite(distance))
+        away = np.asarray(distance)
+        near = np.flatnonzero(np.isfinite(away))
         starts.append(np.full(len(near), source))
         ends.append(near)
-        ways.append(distance[near])
+        ways.append(away[near])
     size = count + len(numbers)
     graph = coo_array((np.concatenate(ways), (np.concatenate(starts), np.concatenate(ends))), (size, size)).tocsr()
     sources = list(range(count, size))

@@ -6,12 +6,13 @@ grey. What the paper leaves open is a field of the manifest (`SagittalCut`); tra
 function. Rows run to the foot, columns from front to back, or the other way where the manifest says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from engine.records import VertebralLevel
 from engine.runtime.manifest import SagittalCut
 from engine.volume import Box, Segmentation, VertebraCut, Volume
 
@@ -20,9 +21,10 @@ ASKEW = 0.8  # cosine of the left axes below which the principal one is no verte
 
 
 def cut_vertebrae(
-    volume: Volume, bodies: Segmentation, whole: Segmentation, cut: SagittalCut, window: Sequence[float]
-) -> tuple[VertebraCut, ...]:
-    """The cuts of each named vertebra, head to foot, one for each of the cut's offsets.
+    volume: Volume, bodies: Segmentation, whole: Segmentation, levels: Collection[VertebralLevel], cut: SagittalCut,
+    window: Sequence[float],
+) -> tuple[VertebraCut, ...]:  # fmt: skip
+    """The cuts of each wanted vertebra, head to foot, one for each of the cut's offsets.
 
     Args:
         bodies: on the volume's grid.
@@ -32,7 +34,7 @@ def cut_vertebrae(
     cuts = []
     for n, level in enumerate(bodies.segments, start=1):
         body, around = bodies.boxes[n - 1], whole.boxes[n - 1]
-        if level is None or body is None or around is None:
+        if level is None or level not in levels or body is None or around is None:
             continue
         centre, axes = vertebra_frame(bodies, n)
         for offset in cut.offsets_mm:
@@ -113,7 +115,7 @@ def _needed(
         first = np.clip(np.floor((seen.min() - cut.dilation_mm) / step + half), 0, cut.pixels)
         last = np.clip(np.ceil((seen.max() + cut.dilation_mm) / step + half) + 1, 0, cut.pixels)
         parts.append(slice(int(first), int(last)))
-    rows, columns = (np.arange(part.start, part.stop) - half for part in parts)
+    rows, columns = (np.arange(float(part.start), float(part.stop)) - half for part in parts)
     return (parts[0], parts[1]), rows, columns
 
 

@@ -151,12 +151,24 @@ def find_package(models: Path, task: str) -> ModelPackage:
     Raises:
         UnusableModel: none or several do, or it is damaged.
     """
+    package = find_optional(models, task)
+    if package is None:
+        raise UnusableModel(f"model folder must hold exactly one package for '{task}'; it holds: none")
+    return package
+
+
+def find_optional(models: Path, task: str) -> ModelPackage | None:
+    """The package in a model folder that serves a task that a site may do without, or None.
+
+    Raises:
+        UnusableModel: several do, or a package is damaged.
+    """
     packages = [open_package(path.parent) for path in sorted(models.glob("*/manifest.toml"))]
     serving = [package for package in packages if package.manifest.task == task]
-    if len(serving) != 1:
-        names = ", ".join(package.manifest.name for package in serving) or "none"
+    if len(serving) > 1:
+        names = ", ".join(package.manifest.name for package in serving)
         raise UnusableModel(f"model folder must hold exactly one package for '{task}'; it holds: {names}")
-    return serving[0]
+    return serving[0] if serving else None
 
 
 def _check(manifest: ModelManifest, name: str) -> None:
@@ -173,3 +185,5 @@ def _check(manifest: ModelManifest, name: str) -> None:
         raise UnusableModel(f"model package '{name}': input_shape and input_spacing_mm must be positive")
     if manifest.hounsfield_window[0] >= manifest.hounsfield_window[1]:
         raise UnusableModel(f"model package '{name}': hounsfield_window is empty")
+    if manifest.cut and manifest.input_shape != (1, manifest.cut.output_pixels, manifest.cut.output_pixels):
+        raise UnusableModel(f"model package '{name}': input_shape is not one picture of its cut")

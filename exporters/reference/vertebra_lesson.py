@@ -7,6 +7,7 @@ touched here. A step may change what a segmentation, a scanner or the end of a s
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def classes(density: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.where(density <= CUTS_MG[0], 2, np.where(density >= CUTS_MG[1], 0, 1)).astype(np.int64)
 
 
-def targets(recipe: Recipe, samples: Samples) -> NDArray[np.generic]:
+def targets(recipe: Recipe, samples: Samples) -> NDArray[Any]:
     """What the network should answer: (N, 1) on its scale, or (N,) classes."""
     truth = samples.truth[TRUTH[recipe.task]]
     if recipe.task == "vertebral_class":

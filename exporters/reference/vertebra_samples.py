@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class Samples:
     patient: NDArray[np.int32]  # number in the cohort
     level: NDArray[np.int8]  # index into VertebralLevel
     truth: dict[str, NDArray[np.float32]]  # vbmd, abmd, tbs, hu_core, hu_roi, bmi
-    images: NDArray[np.generic]  # crops (N, K, J, I) int16 HU, or cuts (N, offsets, rows, columns) float16 grey
+    images: NDArray[Any]  # crops (N, K, J, I) int16 HU, or cuts (N, offsets, rows, columns) float16 grey
 
     def of(self, chosen: NDArray[np.bool_]) -> "Samples":
         """Some of them."""
@@ -81,7 +82,8 @@ def write_samples(
     drawn = draw_samples(patient, shape, spacing_mm, cut, window)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{path.name}.{os.getpid()}.npz"
-    np.savez(aside, patient=drawn.patient, level=drawn.level, images=drawn.images, **drawn.truth)
+    arrays: dict[str, Any] = {"patient": drawn.patient, "level": drawn.level, "images": drawn.images, **drawn.truth}
+    np.savez(aside, **arrays)
     aside.rename(path)
     return path
 
@@ -112,6 +114,7 @@ def draw_samples(
     kept = [level for level in levels_in_view(phantom, raster.geometry) if level in patient.levels]
     bodies = _chosen(raster, phantom, kept)
     cores = trabecular_core(bodies, EROSION_MM)
+    found: dict[VertebralLevel, NDArray[Any]]
     if cut is None:
         k, j, i = (n + SPARE for n in shape)
         crops = crop_vertebrae(volume, cores, (k, j, i), spacing_mm)
@@ -185,7 +188,7 @@ def _chosen(raster: Raster, phantom: SpinePhantom, levels: list[VertebralLevel])
 def _pictures(
     volume: Volume, raster: Raster, phantom: SpinePhantom, bodies: Segmentation, cut: SagittalCut,
     window: Sequence[float], jitter: bool, rng: np.random.Generator,
-) -> dict[VertebralLevel, NDArray[np.float16]]:  # fmt: skip
+) -> dict[VertebralLevel, NDArray[Any]]:  # fmt: skip
     """Cuts (offsets, kept rows and columns) of each level; for training, masks are a little too thin or too thick."""
     grid = canonical_grid(raster.geometry, TISSUE_MM)
     labels = _nearest(raster.labels, raster.geometry, grid)
@@ -198,7 +201,9 @@ def _pictures(
             mine[all_bodies.segments.index(level) + 1] = n
     whole = Segmentation(grid, mine[whole.labels], bodies.segments)
     dilation = max(0.0, cut.dilation_mm + float(rng.normal(0, 0.5))) if jitter else cut.dilation_mm
-    cuts = cut_vertebrae(volume, bodies, whole, replace(cut, offsets_mm=OFFSETS_MM, dilation_mm=dilation), window)
+    cuts = cut_vertebrae(
+        volume, bodies, whole, phantom.levels, replace(cut, offsets_mm=OFFSETS_MM, dilation_mm=dilation), window
+    )
     found: dict[VertebralLevel, list[VertebraCut]] = {}
     for one in cuts:
         found.setdefault(one.level, []).append(one)
