@@ -56,7 +56,7 @@ def make(
     plan = find_recipe(recipe)
     _train(plan, workshop, device, threads, processes, start)
     _export(plan, workshop, models)
-    _evaluate(plan, models, threads, cards)
+    _evaluate(plan, workshop, models, threads, processes, cards)
 
 
 @app.command()
@@ -80,11 +80,11 @@ def export(recipe: RecipeName, workshop: Workshop = HERE, models: Models = PACKA
 
 @app.command()
 def evaluate(
-    recipe: RecipeName, models: Models = PACKAGED_MODELS, threads: Threads = 0,
-    cards: Annotated[Path, typer.Option(help="Cards' folder.")] = CARDS,
+    recipe: RecipeName, workshop: Workshop = HERE, models: Models = PACKAGED_MODELS, threads: Threads = 0,
+    processes: Processes = 0, cards: Annotated[Path, typer.Option(help="Cards' folder.")] = CARDS,
 ) -> None:  # fmt: skip
-    """Measure a packaged model on unseen phantoms and write the figures into its card."""
-    _evaluate(find_recipe(recipe), models, threads, cards)
+    """Measure a packaged model on unseen phantoms, write its card's figures, and keep what it said of each vertebra."""
+    _evaluate(find_recipe(recipe), workshop, models, threads, processes, cards)
 
 
 @app.command()
@@ -201,14 +201,23 @@ def _export(plan: Recipe, workshop: Path, models: Path) -> None:
     console.print(f"{made.manifest.name}@{made.manifest.version}: {size:.1f} MiB, {strays}, {made.weights.parent}")
 
 
-def _evaluate(plan: Recipe, models: Path, threads: int, cards: Path) -> None:
+def _evaluate(plan: Recipe, workshop: Path, models: Path, threads: int, processes: int, cards: Path) -> None:
     from exporters.evaluation import evaluate as measure
     from exporters.evaluation import table, write_figures
+    from exporters.vertebra_evaluation import evaluate_vertebrae, vertebra_table
+    from exporters.workshop import bench_of
 
-    started = time.monotonic()
-    figures: dict[str, Any] = measure(plan, open_package(models / plan.name), threads=threads)
-    card = write_figures(figures, cards)
-    console.print(table(figures), highlight=False)
+    started, package = time.monotonic(), open_package(models / plan.name)
+    figures: dict[str, Any]
+    if plan.data.cohort:
+        figures = evaluate_vertebrae(plan, package, bench_of(workshop, plan), PREDICTIONS, threads=threads,
+                                     processes=processes or os.cpu_count() or 1)  # fmt: skip
+        told = vertebra_table(figures)
+    else:
+        figures = measure(plan, package, threads=threads)
+        told = table(figures)
+    card = write_figures(figures, cards, told)
+    console.print(told, highlight=False)
     console.print(f"written to {card.name} in {time.monotonic() - started:.0f} s")
 
 

@@ -20,7 +20,6 @@ from engine.runtime.manifest import ModelPackage
 from engine.runtime.session import Session
 from engine.segmentation.vertebrae import SegmentationOptions, segment
 from engine.volume import Volume
-from exporters.reference.density_crops import draw_crops
 from exporters.reference.phantom_series import uid_from
 from exporters.reference.recipe import Recipe
 from exporters.reference.scanner import scan, scanner
@@ -40,9 +39,9 @@ class Case:
 
 
 def evaluate(recipe: Recipe, package: ModelPackage, *, threads: int = 0) -> dict[str, Any]:
-    """Figures of a packaged model, by the recipe's evaluation seeds; ready for JSON."""
+    """Figures of a packaged spine network, by the recipe's evaluation seeds; ready for JSON."""
     with open_session(package, RuntimeOptions(threads=threads)) as session:
-        figures = _spine(recipe, session) if recipe.task == "spine_segmentation" else _density(recipe, session)
+        figures = _spine(recipe, session)
         backend = session.model.backend
     plan = recipe.evaluation
     return {
@@ -116,41 +115,12 @@ def _spine(recipe: Recipe, session: Session) -> dict[str, Any]:
     }
 
 
-def _density(recipe: Recipe, session: Session) -> dict[str, Any]:
-    manifest = session.manifest
-    truth, found, seen = [], [], []
-    for case in cases(recipe):
-        rng = np.random.default_rng([case.phantom_seed, 3])
-        crops, density = draw_crops(recipe, case.phantom_seed, case.scanner, rng, 0)
-        if not len(density):
-            continue
-        images = np.stack([manifest.normalise(crop.astype(np.float32)) for crop in crops])[:, None]
-        output = session.infer(np.ascontiguousarray(images))[:, 0] * manifest.output_scale + manifest.output_offset
-        truth += list(density)
-        found += list(output)
-        seen += [case.seen] * len(density)
-    t, f, s = np.asarray(truth, dtype=float), np.asarray(found, dtype=float), np.asarray(seen)
-    groups = {"all": np.ones_like(s), "seen": s, "unseen": ~s}
-    return {"density": {name: _agreement(t[at], f[at]) for name, at in groups.items()}}
-
-
-def _agreement(truth: NDArray[np.float64], found: NDArray[np.float64]) -> dict[str, float]:
-    """MAE, RMSE, bias and the limits of agreement in mg/cm3, and Pearson's r."""
-    error = found - truth
-    spread = 1.96 * float(error.std(ddof=1))
-    bias = float(error.mean())
-    return {
-        "vertebrae": len(truth), "mae": _round(np.abs(error).mean()), "rmse": _round(np.sqrt((error**2).mean())),
-        "bias": _round(bias), "low": _round(bias - spread), "high": _round(bias + spread),
-        "r": _round(np.corrcoef(truth, found)[0, 1], 4),
-    }  # fmt: skip
-
-
-def write_figures(figures: dict[str, Any], folder: Path) -> Path:
+def write_figures(figures: dict[str, Any], folder: Path, told: str) -> Path:
     """Keep figures as JSON and put their table into the model's card, between its two marks.
 
     Args:
         folder: of the cards; `<model>.md` must be there with the marks in it.
+        told: the figures as Markdown.
 
     Raises:
         BadOption: there is no card, or it has no place for figures.
@@ -161,7 +131,7 @@ def write_figures(figures: dict[str, Any], folder: Path) -> Path:
         raise BadOption(f"card '{card.name}' is missing, or has no place for figures: '{BEGIN}' ... '{END}'")
     (folder / f"{figures['model']}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    card.write_text(f"{before}{BEGIN}\n\n{table(figures)}\n\n{END}{after}", encoding="utf-8")
+    card.write_text(f"{before}{BEGIN}\n\n{told}\n\n{END}{after}", encoding="utf-8")
     return card
 
 
@@ -170,25 +140,14 @@ def table(figures: dict[str, Any]) -> str:
     unseen = f"unseen scanner ({figures['unseen_scanner']})"
     scans = f"{figures['cases']} scans of phantoms with seeds from {figures['first_seed']}"
     about = f"{scans}, version {figures['version']}, weights `{figures['sha256'][:12]}`, {figures['backend']}."
-    if "dice" in figures:
-        names = list(figures["dice"]["all"])
-        lines = [
-            f"| Dice | all | scanners of the training | {unseen} | invented in background, cm3 |",
-            "|---|---|---|---|---|",
-        ]
-        for name in names:
-            cells = [_cell(figures["dice"][group][name]) for group in ("all", "seen", "unseen")]
-            lines.append(f"| {name} | {' | '.join(cells)} | {figures['invented_cm3'][name]:.1f} |")
-        lines.append(f"\nWorst scan's vertebral bodies: {_cell(figures['worst_vertebral_body'])}.")
-    else:
-        lines = [
-            "| mg/cm3 | vertebrae | MAE | RMSE | bias | limits of agreement | r |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for group, name in (("all", "all"), ("seen", "scanners of the training"), ("unseen", unseen)):
-            one = figures["density"][group]
-            lines.append(f"| {name} | {one['vertebrae']} | {one['mae']} | {one['rmse']} | {one['bias']} | "
-                         f"{one['low']} .. {one['high']} | {one['r']} |")  # fmt: skip
+    lines = [
+        f"| Dice | all | scanners of the training | {unseen} | invented in background, cm3 |",
+        "|---|---|---|---|---|",
+    ]
+    for name in figures["dice"]["all"]:
+        cells = [_cell(figures["dice"][group][name]) for group in ("all", "seen", "unseen")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {figures['invented_cm3'][name]:.1f} |")
+    lines.append(f"\nWorst scan's vertebral bodies: {_cell(figures['worst_vertebral_body'])}.")
     return "\n".join([about, "", *lines])
 
 

@@ -26,6 +26,8 @@ from exporters.reference.recipe import Recipe
 from exporters.to_onnx import Function, check
 
 WEIGHTS = "weights.onnx"
+OUTPUTS = {"spine_segmentation": "logits", "vertebral_class": "classes"}
+"""What a task's network answers with, where it is not one value."""
 
 
 def package_reference(
@@ -47,11 +49,11 @@ def package_reference(
         name=recipe.name, version=recipe.version, task=recipe.task, file=WEIGHTS, sha256=_checksum(weights),
         input_shape=promised.input_shape, input_spacing_mm=promised.input_spacing_mm,
         hounsfield_window=promised.hounsfield_window,
-        output="logits" if recipe.task == "spine_segmentation" else "value",
+        output=OUTPUTS.get(recipe.task, "value"),
         training_data=TrainingData(promised.statement, True, f"{recipe.name} {recipe.version}", recipe.seed),
         parity=Parity(promised.parity_metric, promised.parity_bound, 0.0), labels=promised.labels,
         output_scale=promised.output_scale, output_offset=promised.output_offset, output_unit=promised.output_unit,
-        output_range=promised.output_range, multiple_of=promised.multiple_of,
+        output_range=promised.output_range, multiple_of=promised.multiple_of, cut=promised.cut,
     )  # fmt: skip
     manifest = replace(manifest, parity=measure_parity(manifest, weights, reference, images))
     return _install(manifest, weights, models)
@@ -103,7 +105,9 @@ def _try(manifest: ModelManifest, weights: Path) -> None:
             output = session.infer(air)
         except Exception as error:  # the library has a dozen classes for this, without a common ground
             raise UnusableModel(f"model '{manifest.name}' can't be run: {type(error).__name__}") from error
-    wanted = (1, len(manifest.labels), *manifest.input_shape) if manifest.output == "logits" else (1, 1)
+    wanted: tuple[int, ...] = (1, len(manifest.labels) if manifest.output != "value" else 1)
+    if manifest.output == "logits":
+        wanted += manifest.input_shape
     if output.shape != wanted:
         raise UnusableModel(f"model '{manifest.name}' answers with {output.shape}, its manifest promises {wanted}")
     if not np.isfinite(output).all():

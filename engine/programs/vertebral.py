@@ -5,7 +5,7 @@ One stage a method; stages know the types that they pass on and nothing of each 
 series is written into its case; engine.batch lets many cases pass the stages at the same time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +16,8 @@ from typing import Self
 
 from engine.anatomy.crops import crop_vertebrae
 from engine.anatomy.levels import LevelOptions, NamedVertebrae, name_levels
+from engine.anatomy.posterior import whole_vertebrae
+from engine.anatomy.sagittal import cut_vertebrae
 from engine.anatomy.trabecular import trabecular_core
 from engine.errors import UnusableModel
 from engine.loading.load import LoadingOptions, load
@@ -24,12 +26,15 @@ from engine.measurement.calibration import CalibrationOptions
 from engine.measurement.densities import calibrated_densities, on_line
 from engine.measurement.quality import QualityOptions, quality_flags
 from engine.measurement.surroundings import slabs
+from engine.prediction.bone_class import Probabilities, patient_classes, predicting_classes
 from engine.prediction.bone_density import predicting_density
+from engine.prediction.from_side import ArealPolicy, Scores, judge, patient_means, predicting_from_side
 from engine.prediction.policy import DensityPolicy
 from engine.programs.aggregation import patients_value
 from engine.programs.calibrating import Calibrator, without_line
 from engine.programs.stages import Stage, each
 from engine.records import (
+    CLASSES,
     Calibration,
     Measurement,
     ModelRef,
@@ -40,14 +45,16 @@ from engine.records import (
     SeriesRef,
 )
 from engine.runtime.backends import RuntimeOptions, open_session
-from engine.runtime.manifest import find_package
+from engine.runtime.manifest import ModelManifest, SagittalCut, find_optional, find_package
 from engine.runtime.session import Session
-from engine.runtime.sharing import ask_together
+from engine.runtime.sharing import Asking, ask_together
 from engine.segmentation.vertebrae import SegmentationOptions, segmenting
 from engine.volume import Analysis, Segmentation, TissueMap, VertebraCrop, Volume
 
 TISSUES = ("vertebral_body", "disc", "rib", "sacrum")
 """What the spine network must tell apart for vertebrae to be found and named."""
+FROM_SIDE = {"areal_bmd": Quantity.AREAL_BMD, "bone_score": Quantity.TRABECULAR_BONE_SCORE}
+"""Tasks of models that read a picture from the side, and what they tell. A site may do without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class VertebralOptions:
     quality: QualityOptions = field(default_factory=QualityOptions)
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     policy: DensityPolicy = field(default_factory=DensityPolicy)
+    areal: ArealPolicy = field(default_factory=ArealPolicy)
 
     def __post_init__(self) -> None:
         """Refuse an erosion without meaning."""
@@ -84,6 +92,8 @@ class VertebralCase:
     calibrations: tuple[Calibration, ...] = field(init=False)
     densities: tuple[Measurement, ...] = field(init=False)
     implausible: tuple[QualityFlag, ...] = field(init=False)
+    probabilities: Probabilities = ()
+    scores: tuple[Measurement, ...] = ()  # areal density, bone score
 
 
 class VertebralProgram:
@@ -105,12 +115,17 @@ class VertebralProgram:
             self._spine = opened.enter_context(_session("spine_segmentation", runtime))
             _check_tissues(self._spine)
             self._density = opened.enter_context(_session("vertebral_bmd", runtime))
+            self._class = _optional("vertebral_class", runtime, opened)
+            sessions = {quantity: _optional(task, runtime, opened) for task, quantity in FROM_SIDE.items()}
+            self._from_side = {quantity: one for quantity, one in sessions.items() if one}
+            _check_optional(self._class, self._from_side)
             self._opened = opened.pop_all()
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
         """What the numbers come from."""
-        return self._spine.model, self._density.model
+        optional = [self._class, *self._from_side.values()]
+        return self._spine.model, self._density.model, *(one.model for one in optional if one)
 
     def __enter__(self) -> Self:
         """Open."""
@@ -125,13 +140,17 @@ class VertebralProgram:
     @property
     def stages(self) -> tuple[Stage[VertebralCase], ...]:
         """The trip. A stage with a network takes several series at once where its session computes in batches."""
-        return (
+        stages = [
             Stage("load", each(self._load)),
             Stage("segment", self._segment, together=self._spine.batch),
             Stage("anatomy", each(self._anatomy)),
             Stage("measure", each(self._measure)),
             Stage("predict", self._predict, together=self._density.batch),
-        )
+        ]
+        if self._from_side:
+            together = max(session.batch for session in self._from_side.values())
+            stages.append(Stage("from_side", self._look_from_side, together=together))
+        return tuple(stages)
 
     def begin(self, series: SeriesRef) -> VertebralCase:
         """A series before its first stage."""
@@ -189,31 +208,83 @@ class VertebralProgram:
             case.calibrated = calibrated_densities(case.measured, line, without_line(line, case.flags))
 
     def _predict(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
-        """Densities of the levels that nothing speaks against."""
+        """Densities and classes of the levels that nothing speaks against."""
         manifest, model = self._density.manifest, str(self._density.model)
-        ends = ask_together([predicting_density(self._crops(case), manifest, model) for case in cases], self._density)
+        crops = [self._crops(case, manifest) for case in cases]
+        ends = ask_together([predicting_density(some, manifest, model) for some in crops], self._density)
         for case, end in zip(cases, ends, strict=True):
             if not isinstance(end, Exception):
                 case.densities, case.implausible = end
                 case.densities = on_line(case.densities, case.calibrations[0])
-        return [end if isinstance(end, Exception) else None for end in ends]
+        return [end if isinstance(end, Exception) else self._classify(case, some)
+                for case, some, end in zip(cases, crops, ends, strict=True)]  # fmt: skip
 
-    def _crops(self, case: VertebralCase) -> list[VertebraCrop]:
+    def _classify(self, case: VertebralCase, crops: Sequence[VertebraCrop]) -> Exception | None:
+        """Classes of the levels whose density is told; the density's crops are the classifier's where they fit."""
+        if self._class is None:
+            return None
+        manifest = self._class.manifest
+        if (manifest.tile, manifest.spacing_mm) != (self._density.manifest.tile, self._density.manifest.spacing_mm):
+            crops = self._crops(case, manifest)
+        told = {one.finding_site for one in case.densities}
+        some = [crop for crop in crops if crop.level in told]
+        (end,) = ask_together([predicting_classes(some, manifest, str(self._class.model))], self._class)
+        if isinstance(end, Exception):
+            return end
+        case.probabilities = end
+        return None
+
+    def _crops(self, case: VertebralCase, manifest: ModelManifest) -> list[VertebraCrop]:
         """Around each level whose density will be told; none is cut out for nothing."""
         withheld = {flag.finding_site for flag in case.flags if flag.withholds}
         if None in withheld:
             return []
-        manifest = self._density.manifest
         crops = crop_vertebrae(case.volume, case.cores, manifest.tile, manifest.spacing_mm)
         return [crop for crop in crops if crop.level not in withheld]
+
+    def _look_from_side(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
+        """Areal density and bone score of the levels whose density was told."""
+        failures: list[Exception | None] = [None] * len(cases)
+        whole = [self._whole(case) for case in cases]
+        for quantity, session in self._from_side.items():
+            ends = ask_together(
+                [
+                    self._asking_from_side(case, mine, quantity, session)
+                    for case, mine in zip(cases, whole, strict=True)
+                ],
+                session,
+            )
+            for n, (case, end) in enumerate(zip(cases, ends, strict=True)):
+                if isinstance(end, Exception):
+                    failures[n] = end
+                else:
+                    case.scores += end[0]
+                    case.implausible += end[1]
+        return failures
+
+    def _asking_from_side(
+        self, case: VertebralCase, whole: Segmentation, quantity: Quantity, session: Session
+    ) -> Asking[Scores]:
+        manifest = session.manifest
+        told = {one.finding_site for one in case.densities}
+        levels = [level for level in self.options.areal.levels if level in told]
+        cut = manifest.cut or SagittalCut()
+        cuts = cut_vertebrae(case.volume, case.named.bodies, whole, levels, cut, manifest.hounsfield_window)
+        return predicting_from_side(cuts, quantity, manifest, str(session.model))
+
+    def _whole(self, case: VertebralCase) -> Segmentation:
+        """Bodies with their posterior elements; without a density nobody looks, and nothing is sought."""
+        return whole_vertebrae(case.named.bodies, case.tissues) if case.densities else case.named.bodies
 
     def _result(self, case: VertebralCase) -> ScreeningResult:
         policy, quality = self.options.policy, self.options.quality
         network = patients_value(case.densities, policy, quality)
         odd = {flag.finding_site for flag in network.flags if flag.reason is Reason.OUTLIER_LEVEL}
         by_line = patients_value(case.calibrated, policy, quality, odd)
+        means, areal_levels = patient_means(case.scores, odd, self.options.areal)
+        called = judge(means, case.series.patient_sex, self.options.areal)
         flags = (*case.flags, *case.implausible, *network.flags, *by_line.flags)
-        measurements = (*case.measured, *network.densities, *by_line.densities)
+        measurements = (*case.measured, *network.densities, *by_line.densities, *case.scores, *means)
         told = {one.quantity for one in measurements}
         return ScreeningResult(
             study_instance_uid=case.series.study_instance_uid,
@@ -222,7 +293,7 @@ class VertebralProgram:
             levels=tuple(level for level in case.named.bodies.segments if level is not None),
             aggregated_levels=network.levels,
             measurements=measurements,
-            evaluations=(*network.evaluations, *by_line.evaluations),
+            evaluations=(*network.evaluations, *by_line.evaluations, *called),
             quality_flags=flags,
             reason=None if network.levels else _why_none(flags),
             models=self.models,
@@ -232,11 +303,26 @@ class VertebralProgram:
             stage_seconds=case.seconds,
             calibrations=tuple(one for one in case.calibrations if one.quantity in told),
             calibrated_levels=by_line.levels,
+            class_probabilities=(*case.probabilities, *patient_classes(case.probabilities, network.levels)),
+            areal_levels=areal_levels,
         )
 
 
 def _session(task: str, runtime: RuntimeOptions) -> Session:
     return open_session(find_package(runtime.model_folder, task), runtime)
+
+
+def _optional(task: str, runtime: RuntimeOptions, opened: ExitStack) -> Session | None:
+    package = find_optional(runtime.model_folder, task)
+    return opened.enter_context(open_session(package, runtime)) if package else None
+
+
+def _check_optional(classifier: Session | None, from_side: Mapping[Quantity, Session]) -> None:
+    if classifier and set(classifier.manifest.labels) != set(CLASSES):
+        raise UnusableModel(f"model '{classifier.manifest.name}' does not tell {', '.join(CLASSES)} apart")
+    for session in from_side.values():
+        if session.manifest.cut is None:
+            raise UnusableModel(f"model '{session.manifest.name}' does not say how its pictures are cut")
 
 
 def _check_tissues(session: Session) -> None:

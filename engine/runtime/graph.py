@@ -33,14 +33,13 @@ def check_graph(manifest: ModelManifest, inputs: Sequence[Dimensions], outputs: 
     if len(inputs) != 1 or len(outputs) != 1:
         raise UnusableModel(f"{name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
     _check_tensor(f"{name}: input", inputs[0], (None, 1, *manifest.input_shape))
-    if manifest.output == "logits":
-        if len(manifest.labels) < 2:
-            raise UnusableModel(f"{name}: output 'logits' needs labels, has {len(manifest.labels)}")
-        _check_tensor(f"{name}: output", outputs[0], (None, len(manifest.labels), *manifest.input_shape))
-    elif manifest.output == "value":
-        _check_tensor(f"{name}: output", outputs[0], (None, 1))
-    else:
-        raise UnusableModel(f"{name}: output '{manifest.output}' is neither 'logits' nor 'value'")
+    promised = {"logits": (None, len(manifest.labels), *manifest.input_shape), "classes": (None, len(manifest.labels)),
+                "value": (None, 1)}.get(manifest.output)  # fmt: skip
+    if promised is None:
+        raise UnusableModel(f"{name}: output '{manifest.output}' is none of 'logits', 'classes', 'value'")
+    if manifest.output != "value" and len(manifest.labels) < 2:
+        raise UnusableModel(f"{name}: output '{manifest.output}' needs labels, has {len(manifest.labels)}")
+    _check_tensor(f"{name}: output", outputs[0], promised)
 
 
 def _check_tensor(what: str, found: Dimensions, promised: Dimensions) -> None:

@@ -8,6 +8,7 @@ folds, 52 for the test; beside them a few of machines and of a kernel that are n
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import zip_longest
 
 import numpy as np
 
@@ -123,9 +124,13 @@ def cohort(name: str, first_phantom: int, most: int | None = None) -> tuple[Pati
 
     Args:
         first_phantom: seed of the first patient's phantom, and of the whole draw.
-        most: not more patients; they are taken evenly from the whole.
+        most: not more patients: one of each split and fold in turn, those that teach first.
     """
     patients = COHORTS[name](first_phantom, first_phantom)
     if most is None or most >= len(patients):
         return patients
-    return tuple(patients[n * len(patients) // most] for n in range(most))
+    groups: dict[tuple[int, int], list[Patient]] = {}
+    for one in patients:
+        groups.setdefault((list(Split).index(one.split), one.fold), []).append(one)
+    in_turn = zip_longest(*(groups[key] for key in sorted(groups)))
+    return tuple([one for some in in_turn for one in some if one][:most])

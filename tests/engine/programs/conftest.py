@@ -104,6 +104,32 @@ def honest_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
+@pytest.fixture(scope="session")
+def full_models(honest_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The honest models, a classifier that doubts, and models from the side that tell the mean of the picture."""
+    models = tmp_path_factory.mktemp("full")
+    for package in honest_models.iterdir():
+        (models / package.name).symlink_to(package)
+    pool = helper.make_node("GlobalAveragePool", ["x"], ["m"])
+    flat = helper.make_node("Reshape", ["m", "s"], ["f"])
+    _write_package(
+        models / "class", [pool, flat, helper.make_node("Gemm", ["f", "w", "b"], ["y"])],
+        {"s": np.array([-1, 1], dtype=np.int64), "w": np.array([[8.0, 0.0, -8.0]], np.float32),
+         "b": np.array([-0.8, 0.0, 0.8], np.float32)},
+        (8, 8, 8), [3], name="doubting-class", task="vertebral_class", step=1.0, output="classes",
+        labels=["normal", "osteopenia", "osteoporosis"], scale=1.0, bounds=[],
+    )  # fmt: skip
+    for task, scale in (("areal_bmd", 2.0), ("bone_score", 3.0)):
+        _write_package(
+            models / task, [pool, helper.make_node("Reshape", ["m", "s"], ["y"])],
+            {"s": np.array([-1, 1], dtype=np.int64)}, (1, 256, 256), [1],
+            name=f"mean-{task}", task=task, step=1.0, output="value", labels=[], scale=scale, bounds=[-10.0, 10.0],
+        )  # fmt: skip
+        with (models / task / "manifest.toml").open("a") as file:
+            file.write("[cut]\nthickness_mm = 5.0\n")
+    return models
+
+
 @cache
 def drawn(top: VertebralLevel) -> tuple[SpinePhantom, Raster]:
     """A patient from some level to the sacrum, 2 mm a voxel."""

@@ -9,8 +9,9 @@ import pytest
 from engine.batch import analyse_many
 from engine.errors import AnatomyNotFound, BadOption, UnusableModel
 from engine.options import read_options, write_options
+from engine.prediction.from_side import ArealPolicy
 from engine.programs.vertebral import VertebralOptions, VertebralProgram
-from engine.records import BoneFinding, Program, Quantity, Reason, SeriesFailure, VertebralLevel
+from engine.records import CLASSES, BoneFinding, Program, Quantity, Reason, SeriesFailure, VertebralLevel
 from engine.runtime.backends import RuntimeOptions
 from engine.volume import Analysis
 
@@ -61,6 +62,46 @@ def test_one_series_goes_the_whole_way(program, coded, tmp_path):
     assert [name for name, _ in result.stage_seconds] == ["load", "segment", "anatomy", "measure", "predict"]
     assert min(seconds for _, seconds in result.stage_seconds) > 0
     assert series_reasons(analysis) == {Reason.NEAR_CUT, Reason.UNCALIBRATED_SCANNER}  # 81 mg/cm3
+
+
+def test_models_that_a_site_may_do_without_add_their_numbers(program, full_models, coded, tmp_path):
+    series = coded().write(tmp_path, PatientSex="F")
+    options = VertebralOptions(areal=ArealPolicy("ours", young_adult_mean=(1.0, 1.1)))
+    with VertebralProgram(options, RuntimeOptions(models=str(full_models))) as full:
+        result = full.analyse(series).result
+        assert [str(model) for model in full.models[2:]] == [
+            "doubting-class@1",
+            "mean-areal_bmd@1",
+            "mean-bone_score@1",
+        ]
+    plain = program.analyse(series).result
+    assert result.value(Q.VOLUMETRIC_BMD, None) == plain.value(Q.VOLUMETRIC_BMD, None)
+    assert plain.class_probabilities == plain.areal_levels == ()
+    assert plain.value(Q.AREAL_BMD, None) is plain.value(Q.TRABECULAR_BONE_SCORE, L.L1) is None
+    for level in (L.L1, L.L3, None):
+        shares = [result.probability(finding, level) for finding in CLASSES]
+        assert sum(shares) == pytest.approx(1)
+        assert (
+            shares[0] > shares[1] > shares[2]
+        )  # the mean is 0.11 of the window: a little above the classifier's middle
+    assert result.areal_levels == (L.L1, L.L2, L.L3, L.L4)
+    areal = [result.value(Q.AREAL_BMD, level) for level in result.areal_levels]
+    assert -2 < min(areal) < max(areal) < -1  # nearly all of the picture is background
+    assert result.value(Q.AREAL_BMD, None) == pytest.approx(np.mean(areal))
+    assert result.value(Q.AREAL_BMD, L.T12) is None
+    assert result.value(Q.TRABECULAR_BONE_SCORE, L.L2) == pytest.approx(1.5 * areal[1])
+    assert result.finding(None, Q.AREAL_BMD) is BoneFinding.OSTEOPOROSIS
+    assert result.finding(None, Q.TRABECULAR_BONE_SCORE) is BoneFinding.IMPAIRED_MICROARCHITECTURE
+    assert {one.policy for one in result.evaluations} == {"qct-80-120@1", "ours@1"}
+    assert result.stage_seconds[-1][0] == "from_side"
+
+
+def test_what_is_withheld_is_not_told_from_the_side_either(full_models, coded, tmp_path):
+    with VertebralProgram(VertebralOptions(), RuntimeOptions(models=str(full_models))) as full:
+        result = full.analyse(coded().write(tmp_path, ContrastBolusAgent="IOPAMIDOL")).result
+    assert result.reason is Reason.CONTRAST
+    assert result.class_probabilities == result.areal_levels == result.evaluations == ()
+    assert not {one.quantity for one in result.measurements} & {Q.AREAL_BMD, Q.TRABECULAR_BONE_SCORE}
 
 
 def test_the_same_series_gives_the_same_numbers_on_every_backend(honest_models, coded, tmp_path):

@@ -125,7 +125,7 @@ def test_a_damaged_model_is_refused(tmp_path, backend):
         ({}, {"labels": ("background", "vertebral_body")}, "output is"),
         ({}, {"labels": ()}, "needs labels"),
         ({}, {"output": "value"}, "output is"),
-        ({}, {"output": "poem"}, "neither"),
+        ({}, {"output": "poem"}, "none of"),
         ({"batch": 1}, {}, "input is"),
         ({"inputs": 2}, {}, "one input"),
     ],
