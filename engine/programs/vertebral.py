@@ -40,6 +40,7 @@ from engine.records import (
     ModelRef,
     Program,
     QualityFlag,
+    Quantity,
     Reason,
     ScreeningResult,
     SeriesRef,
