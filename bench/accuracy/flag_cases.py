@@ -143,6 +143,7 @@ def ask(case: Scan, session: Session | None) -> Iterator[dict[str, object]]:
             Reason.DENSE_FOCUS, level, None if other or 0 < share < FOCUS_SHARE else share >= FOCUS_SHARE, island
         )
         yield answer(Reason.CEMENT, level, None if _size(found, Kind.METAL) else _size(found, Kind.CEMENT) > 0)
+        yield answer(Reason.UNEVEN_CORE, level, None if other else _size(found, Kind.HAEMANGIOMA) > 0)
         screws = {one for one, some in case.phantom.findings.items() if _size(some, Kind.METAL)}
         beside = any(abs(case.truth.segments.index(one) + 1 - core) == 1 for one in screws)
         yield answer(Reason.METAL, level, True if level in screws else (None if beside else False))

@@ -12,6 +12,8 @@ from engine.measurement.limits import QualityOptions
 from engine.records import QualityFlag, Reason, VertebralLevel
 from engine.volume import Segmentation, Volume
 
+DEEP_MM = 8.0  # of a column that tells; our choice: shallower ones are of an endplate's rim
+
 
 @dataclass(frozen=True, eq=False)
 class Core:
@@ -58,13 +60,17 @@ def no_core(level: VertebralLevel) -> QualityFlag:
 
 
 def unevenness(core: Core) -> float | None:
-    """Spread of columns along the body, HU: noise averages out, coarse trabeculae and holes stay."""
+    """Spread of columns along the body, HU from the tenth to the ninetieth percentile; None: too few columns.
+
+    Along a column noise averages out, coarse upright trabeculae and holes stay; a small island is no tenth.
+    """
     depth = np.count_nonzero(core.inside, axis=0)
-    deep = depth * core.spacing_mm[0] >= 6.0  # mm; our choice: shallower columns are of an end-plate's rim
+    deep = depth * core.spacing_mm[0] >= DEEP_MM
     if np.count_nonzero(deep) < 20:
         return None
     sums = np.where(core.inside, core.hounsfield, 0).sum(axis=0)
-    return _robust_sd((sums[deep] / depth[deep]).astype(np.float32))
+    low, high = np.percentile(sums[deep] / depth[deep], (10, 90))
+    return float(high - low)
 
 
 def _size(core: Core, options: QualityOptions) -> list[QualityFlag]:

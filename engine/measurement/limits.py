@@ -15,10 +15,12 @@ class QualityOptions:
     smallest_core_cm3: float = 1.5  # our choice: about what a QCT region of interest holds
     noise_hounsfield: float = 40.0  # SD at 1 mm slices; our choice: low-dose chest CT has 28-50
     structure_hounsfield: float = 30.0  # SD of the trabeculae themselves: 28 measured in a native T12
-    height_ratio: float = 0.8  # below it a body is compressed: 20 % of height (Genant)
+    height_ratio: float = (
+        0.83  # below it a body is compressed. 20 % of height (Genant), less what means over zones hide
+    )
     focus_hounsfield: float = 200.0  # above the median; a measured bone island's core has 3.1 % there, others 1.2 %
     focus_share: float = 0.02
-    cement_hounsfield: float = 800.0  # in a core: no bone is so dense there; our choice
+    cement_hounsfield: float = 1100.0  # in a core; bone islands stay below; our choice
     cement_cm3: float = 0.1
     uneven_ratio: float = 2.5  # of the core's spread to its neighbours'; our choice
     metal_hounsfield: float = 2000.0  # denser than any bone

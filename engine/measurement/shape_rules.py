@@ -10,6 +10,7 @@ from engine.measurement.limits import QualityOptions
 from engine.records import QualityFlag, Reason, VertebralLevel
 from engine.volume import Box, Segmentation
 
+SURE_STEPS = 1.2  # slices that a difference of heights must exceed; our choice: both ends are told to half a slice
 LUMBAR = frozenset(level for level in VertebralLevel if level[0] == "L")
 
 
@@ -51,7 +52,7 @@ def compression(
         (min(own.anterior, own.middle), own.posterior, "of its posterior height"),
         (own.posterior, usual, "of its neighbours' posterior height"),
     ):
-        if low < options.height_ratio * high and high - low > own.step_mm:
+        if low < options.height_ratio * high and high - low > SURE_STEPS * own.step_mm:
             detail = (
                 f"anterior {own.anterior:.0f}, middle {own.middle:.0f}, posterior {own.posterior:.0f} mm: "
                 f"{low / high:.0%} {what}"
