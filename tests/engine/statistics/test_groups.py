@@ -37,6 +37,7 @@ def test_the_classes_of_the_papers_training_and_independent_sets_differ():
 
 def test_an_empty_column_tells_nothing():
     assert association([(3, 0), (5, 0)]).p is None
+    assert association([]).p is None
     assert association([(3, 0, 9), (9, 0, 3)]).degrees_of_freedom == 1
 
 
