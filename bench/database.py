@@ -105,11 +105,11 @@ def fill(name: str, database: Database, archive: Archive, upserted: int) -> dict
         summary.rebuild(connection)
     rebuilt = time.perf_counter() - began
     _gather_statistics(database)
-    return {
-        f"ingest_rows_per_s_{name}": vertebrae / seconds,
-        f"ingest_results_per_s_{name}": vertebrae / len(LEVELS) / seconds,
-        f"rebuild_s_{name}": rebuilt,
-    }
+    found = {f"rebuild_s_{name}": rebuilt}
+    if upserted:
+        found[f"ingest_rows_per_s_{name}"] = vertebrae / seconds
+        found[f"ingest_results_per_s_{name}"] = vertebrae / len(LEVELS) / seconds
+    return found
 
 
 def look_ups(database: Database) -> Iterator[tuple[str, float]]:

@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 
 from db import backfill, outbox, overview, queue
 from db.connection import Database
-from dicom_node import backfill_commands, console, doctor, folder, node
+from dicom_node import backfill_commands, console, doctor, folder, node, population_commands
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
@@ -55,6 +55,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(backfill_commands.app, name="backfill", help="Read an archive from the past, series by series.")
+population_commands.add_to(app)
 
 ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", metavar="FILE", help="Write this JSON file once the work has begun.")

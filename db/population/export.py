@@ -5,6 +5,10 @@ The same views stand on the files (`CREATE VIEW` of each over DuckDB), so an exp
 Arrow reads the database without a Python object for each value; ten million measurements take seconds.
 """
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -55,8 +59,44 @@ def export_parquet(options: DatabaseOptions, folder: Path) -> dict[str, int]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as bad:
         raise BadOption(f"the folder of the export can't be made: {bad.strerror}") from None
+    if make_url(options.url).get_backend_name() == "sqlite":
+        return _in_a_child(options, folder)
+    return _export(options, folder)
+
+
+def _export(options: DatabaseOptions, folder: Path) -> dict[str, int]:
     with _arrow(options) as cursor:
         return {name: _write(cursor, options, metadata.tables[name], folder) for name in TABLES}
+
+
+def _in_a_child(options: DatabaseOptions, folder: Path) -> dict[str, int]:
+    """Arrow's driver brings an SQLite of its own, and two of them in one process break each other's locks on a file.
+
+    Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.1.
+    """
+    code = "from db.population.export import _child; _child()"
+    asked = json.dumps({"url": options.url, "folder": str(folder.absolute())})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    child = subprocess.run(
+        [sys.executable, "-c", code], input=asked, capture_output=True, text=True, check=False, env=environment
+    )
+    try:
+        told = json.loads(child.stdout)
+    except ValueError:
+        raise DeploymentError(f"the export ended early (status {child.returncode})") from None
+    if "rows" in told:
+        return {name: int(told["rows"][name]) for name in TABLES}
+    kinds = {kind.__name__: kind for kind in (BadOption, StorageFull)}
+    raise kinds.get(told["kind"], DeploymentError)(told["message"])
+
+
+def _child() -> None:
+    asked = json.loads(sys.stdin.read())
+    try:
+        told: dict[str, Any] = {"rows": _export(DatabaseOptions(asked["url"]), Path(asked["folder"]))}
+    except DeploymentError as refused:
+        told = {"kind": type(refused).__name__, "message": str(refused)}
+    sys.stdout.write(json.dumps(told))
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def mismatches(
                 continue
             cut = cuts[min(n, m)] if abs(n - m) == 1 else None
             own = [v for v, t, c in zip(true_values, truth, called, strict=True) if (t, c) == (true, said)]
-            near = sum(abs(value - cut) <= width for value in own) if cut is not None else 0
+            near = sum(bool(abs(value - cut) <= width) for value in own) if cut is not None else 0
             found.append(Mismatch(true, said, cut, len(own), near))
     return tuple(found)
 

@@ -8,9 +8,9 @@ SELECT
     p.patient_age,
     p.first_bmd,
     p.volumetric_bmd AS latest_bmd,
-    (p.study_day - p.first_day) / 365.25 AS years,
+    CAST(p.study_day - p.first_day AS DOUBLE PRECISION) / 365.25 AS years,
     p.volumetric_bmd - p.first_bmd AS change,
-    (p.volumetric_bmd - p.first_bmd) / NULLIF((p.study_day - p.first_day) / 365.25, 0) AS change_per_year,
+    (p.volumetric_bmd - p.first_bmd) / NULLIF(CAST(p.study_day - p.first_day AS DOUBLE PRECISION) / 365.25, 0) AS change_per_year,
     CASE WHEN p.first_scanner_id = p.scanner_id THEN 1 ELSE 0 END AS same_scanner,
     r.least_significant_change,
     CASE

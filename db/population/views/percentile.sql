@@ -37,7 +37,7 @@ SELECT
     r.volumetric_bmd,
     r.finding,
     g.patients,
-    100.0 * (r.place - 1) / NULLIF(g.patients - 1, 0) AS percentile,
+    100 * CAST(r.place - 1 AS DOUBLE PRECISION) / NULLIF(g.patients - 1, 0) AS percentile,
     (r.volumetric_bmd - g.mean_bmd) / NULLIF(g.sd_bmd, 0) AS z_score
 FROM ranked r
 JOIN grouped g

@@ -24,7 +24,7 @@ shares AS (
     SELECT
         listed.*,
         CAST(with_finding AS DOUBLE PRECISION) / patients AS share,
-        3.8414588 / patients AS z2_n -- z squared over n; z = 1.959964
+        CAST(3.8414588 AS DOUBLE PRECISION) / patients AS z2_n -- z squared over n; z = 1.959964
     FROM listed
 )
 SELECT

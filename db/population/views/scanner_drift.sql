@@ -6,7 +6,7 @@ WITH monthly AS (
         scanner_id,
         SUBSTR(study_date, 1, 6) AS study_month,
         COUNT(*) AS results,
-        AVG(patient_age) AS mean_age,
+        CAST(AVG(patient_age) AS DOUBLE PRECISION) AS mean_age,
         AVG(attenuation_mean) AS mean_attenuation,
         COUNT(volumetric_bmd) AS densities,
         SUM(volumetric_bmd) AS sum_bmd,
