@@ -34,10 +34,16 @@ test: $(VENV)/dev.stamp
 	@.ci/tools
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: $(VENV)/dev.stamp
+$(VENV)/bench.stamp: $(VENV)/dev.stamp
+	@echo "installing what benchmarks compare with into $(VENV) ..."
+	@$(PIP) --editable ".[dev,bench]"
+	@touch $@
+
+bench: $(VENV)/bench.stamp
 	$(BIN)/python -m bench.stages --short
 	$(BIN)/python -m bench.receive --short
 	$(BIN)/python -m bench.database --short
+	$(BIN)/python -m bench.loader --short
 
 accuracy: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.accuracy

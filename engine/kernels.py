@@ -183,23 +183,27 @@ def to_hounsfield(
         out: of the same shape, contiguous, and other memory; is overwritten.
     """
     source, target = stored.reshape(-1), out.reshape(-1)
-    unused = np.int32(32 - bits)
-    mask = np.int32((1 << bits) - 1)
+    mask = np.uint16((1 << bits) - 1)
+    sign = np.int32(1 << (bits - 1)) if signed else np.int32(0)
     first, last = np.int32(padding[0]), np.int32(padding[1])
     low, high = np.int32(limits[0]), np.int32(limits[1])
-    lowest, highest = np.int32(2**31 - 1), np.int32(-(2**31))
-    whole = slope == 1.0 and intercept == np.rint(intercept) and abs(intercept) < 2**24
-    add = np.int32(intercept) if whole else np.int32(0)
-    for n in range(source.size):
-        value = np.int32(source[n])
-        value = np.int32(np.int32(value << unused) >> unused) if signed else np.int32(value & mask)
-        lowest, highest = min(lowest, value), max(highest, value)
-        if whole:
+    lowest, highest = np.int32(2**30), np.int32(-(2**30))
+    if slope == 1.0 and intercept == np.rint(intercept) and abs(intercept) < 2**24:
+        add = np.int32(intercept)
+        for n in range(source.size):
+            value = np.int32((np.int32(source[n] & mask) ^ sign) - sign)
+            lowest, highest = min(lowest, value), max(highest, value)
             result = np.int32(value + add)
-        else:
+            if first <= value <= last:
+                result = low
+            target[n] = np.int16(min(max(result, low), high))
+    else:
+        for n in range(source.size):
+            value = np.int32((np.int32(source[n] & mask) ^ sign) - sign)
+            lowest, highest = min(lowest, value), max(highest, value)
             exact = np.rint(np.float64(value) * slope + intercept)
             result = np.int32(min(max(exact, np.float64(low)), np.float64(high)))
-        if first <= value <= last:
-            result = low
-        target[n] = np.int16(min(max(result, low), high))
+            if first <= value <= last:
+                result = low
+            target[n] = np.int16(result)
     return bool(lowest == highest)

@@ -4,10 +4,10 @@ The few attributes that we need of a DICOM file, without believing anything it s
 A walker keeps only what is asked for. What it keeps are raw values; they become text and numbers only when asked for.
 """
 
-import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import BinaryIO
 
@@ -55,15 +55,12 @@ class Elements:
         >>> Elements("", {Tag.CONVOLUTION_KERNEL: b"Br38f\\\\3 "}).texts(Tag.CONVOLUTION_KERNEL)
         ('Br38f', '3')
         """
-        if not self.has(tag):
-            return ()
-        value = self.values[tag]
-        text = value if isinstance(value, str) else value.decode("ascii", "replace")
-        return tuple(_printable(part) for part in text.split("\\"))
+        return _texts(self.values.get(tag, b""))
 
     def text(self, tag: Tag) -> str:
         """The first value, or ''."""
-        return next(iter(self.texts(tag)), "")
+        found = _texts(self.values.get(tag, b""))
+        return found[0] if found else ""
 
     def numbers(self, tag: Tag, count: int) -> tuple[float, ...] | None:
         """Exactly `count` finite numbers written as text, or None.
@@ -71,15 +68,15 @@ class Elements:
         >>> Elements("", {Tag.GANTRY_DETECTOR_TILT: b"+18.5 "}).numbers(Tag.GANTRY_DETECTOR_TILT, 1)
         (18.5,)
         """
-        parts = self.texts(tag)
-        if len(parts) != count:
-            return None
-        found = tuple(_number(part) for part in parts)
-        return tuple(value for value in found if value is not None) if None not in found else None
+        found = _numbers(self.values.get(tag, b""))
+        return (
+            tuple(value for value in found if value is not None) if len(found) == count and None not in found else None
+        )
 
     def number(self, tag: Tag) -> float | None:
         """The first value as a finite number, or None."""
-        return _number(self.text(tag))
+        found = _numbers(self.values.get(tag, b""))
+        return found[0] if found else None
 
     def integer(self, tag: Tag) -> int | None:
         """The first value as a whole number written as text, or None."""
@@ -93,8 +90,7 @@ class Elements:
             return self.integer(tag)
         if value is None or len(value) < 2:
             return None
-        order = ">" if self.big_endian else "<"
-        return int(struct.unpack_from(f"{order}h" if signed else f"{order}H", value)[0])
+        return int.from_bytes(value[:2], "big" if self.big_endian else "little", signed=signed)
 
 
 def read_elements(file: BinaryIO, size_bytes: int) -> Elements:
@@ -188,6 +184,23 @@ def fragments(file: BinaryIO, size_bytes: int, pixel_data: PixelData) -> tuple[t
             raise unreadable("a fragment of the pixel data is malformed")
         found.append((walker.at, length))
         walker.skip_to(walker.at + length)
+
+
+@lru_cache(maxsize=1024)
+def _texts(value: bytes | str) -> tuple[str, ...]:
+    """Values of a series repeat from slice to slice."""
+    text = (value if isinstance(value, str) else value.decode("ascii", "replace")).rstrip("\0 ")
+    if not text.lstrip("\0 "):
+        return ()
+    parts = text.split("\\")
+    if text.isascii() and text.isprintable():
+        return tuple(part.strip() for part in parts)
+    return tuple(_printable(part) for part in parts)
+
+
+@lru_cache(maxsize=1024)
+def _numbers(value: bytes | str) -> tuple[float | None, ...]:
+    return tuple(_number(part) for part in _texts(value))
 
 
 def _printable(text: str) -> str:

@@ -30,10 +30,33 @@ DEEPEST_NESTING = 64
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNKNOWN = 1  # a tag that no data set has
 _PIXEL_DATA = 0x7FE00010
 _PIXELS_BEGIN = 0x7FE00008  # float and double pixel data lie before pixel data
 _LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _WANTED = frozenset({*map(int, Tag), SHARED, PER_FRAME})
+_SPECIAL = frozenset(
+    {*SEQUENCES, SHARED, PER_FRAME, ITEM, ITEM_END, SEQUENCE_END, *range(_PIXELS_BEGIN, _PIXEL_DATA + 1)}
+)
+
+
+class _Order:
+    """Elements in one byte order. Tags are looked up as they stand in the file: no arithmetic for each."""
+
+    def __init__(self, sign: str) -> None:
+        """Of "<" or ">"."""
+        self.implicit = struct.Struct(f"{sign}HHI").unpack_from
+        self.explicit = struct.Struct(f"{sign}HH2sH").unpack_from
+        self.bare = struct.Struct(f"{sign}II").unpack_from  # tag as one number, length
+        self.head = struct.Struct(f"{sign}I2sH").unpack_from  # tag as one number, VR, short length
+        self.long = struct.Struct(f"{sign}I").unpack_from
+        numbers = struct.Struct(f"{sign}HH"), struct.Struct(f"{sign}I")
+        self.tags = {
+            numbers[1].unpack(numbers[0].pack(tag >> 16, tag & 0xFFFF))[0]: tag for tag in (*_WANTED, *_SPECIAL)
+        }
+
+
+_LITTLE, _BIG = _Order("<"), _Order(">")
 _WINDOW = 16384  # bytes read at once; our choice: most headers of CT fit in, and a page more costs nothing
 
 
@@ -68,10 +91,7 @@ class Walker:
 
     def order(self, big_endian: bool) -> None:
         """Take what follows in this byte order."""
-        self._byte_order = ">" if big_endian else "<"
-        self._implicit = struct.Struct(f"{self._byte_order}HHI").unpack_from
-        self._explicit = struct.Struct(f"{self._byte_order}HH2sH").unpack_from
-        self._long = struct.Struct(f"{self._byte_order}I").unpack_from
+        self._order = _BIG if big_endian else _LITTLE
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
@@ -92,7 +112,7 @@ class Walker:
     def item(self) -> tuple[int, int]:
         """Tag and length of the next item or delimiter."""
         start = self._there(8)
-        group, element, length = self._implicit(self._data, start)
+        group, element, length = self._order.implicit(self._data, start)
         self.at += 8
         self._count()
         return group << 16 | element, length
@@ -101,14 +121,14 @@ class Walker:
         """Tag, VR (empty where implicit) and length of the next element."""
         start = self._there(8)
         self._count()
-        group, element, vr, length = self._explicit(self._data, start)
+        group, element, vr, length = self._order.explicit(self._data, start)
         if not explicit or group == 0xFFFE:
             self.at += 8
-            return group << 16 | element, b"", self._long(self._data, start + 4)[0]
+            return group << 16 | element, b"", self._order.long(self._data, start + 4)[0]
         if vr in _LONG_FORM:
             start = self._there(12)
             self.at += 12
-            return group << 16 | element, vr, self._long(self._data, start + 8)[0]
+            return group << 16 | element, vr, self._order.long(self._data, start + 8)[0]
         self.at += 8
         return group << 16 | element, vr, length
 
@@ -118,13 +138,18 @@ class Walker:
         if self.take(4) != b"DICM":
             raise unreadable("there is no DICM mark after the preamble")
         transfer_syntax_uid = ""
+        head, long = _LITTLE.explicit, _LITTLE.long
         while self.at + 8 <= self.size_bytes:
-            start = self.at
-            tag, _, length = self.element(explicit=True)
-            if tag >> 16 != 2:
-                self.skip_to(start)
+            start = self._there(8)
+            group, element, vr, length = head(self._data, start)
+            if group != 2:
                 break
-            if tag == Tag.TRANSFER_SYNTAX_UID and length <= 64:
+            if vr in _LONG_FORM:
+                length, self.at = long(self._data, self._there(12) + 8)[0], self.at + 12
+            else:
+                self.at += 8
+            self._count()
+            if element == 0x0010 and length <= 64:
                 transfer_syntax_uid = self.take(length).decode("ascii", "replace").strip("\0 ")
             else:
                 self.skip_to(self.at + length)
@@ -144,64 +169,72 @@ class Walker:
         shared: Values = {}
         frames: list[Values] = []
         while True:
-            tag, vr, length = self._next_wanted(explicit)
+            tag, vr, length = self._gather(explicit, values)
             if not tag or _PIXELS_BEGIN <= tag <= _PIXEL_DATA:
                 place = PixelData(self.at, None if length == UNDEFINED else length) if tag == _PIXEL_DATA else None
                 return values | shared, frames, place
+            if tag in (ITEM, ITEM_END, SEQUENCE_END):
+                raise unreadable("an item stands outside a sequence")
             if tag == SHARED:
                 shared = next(iter(self._groups(length, explicit, 1)), {})
             elif tag == PER_FRAME:
                 frames = self._groups(length, explicit, MOST_FRAMES)
-            elif tag in values:
-                raise unreadable("an attribute is given twice")
-            else:
+            elif tag in _WANTED:
+                if tag in values:
+                    raise unreadable("an attribute is given twice")
                 values[tag] = self._value(tag, length, explicit and vr != b"UN")
-
-    def _next_wanted(self, explicit: bool) -> tuple[int, bytes, int]:
-        """Step to the next element that is wanted, or to the pixels; tag 0: there is none. Locals for speed."""
-        data, base, at, walked, size = self._data, self._base, self.at, self.walked, self.size_bytes
-        head, long, wanted = self._explicit, self._long, _WANTED
-        while at < size:
-            start = at - base
-            if start < 0 or start + 12 > len(data):
-                self.at = at
-                data = self._window(12)
-                base, start = self._base, at - self._base
-                if len(data) - start < 12:
-                    if len(data) <= start:
-                        break
-                    if len(data) - start < 8:
-                        raise unreadable("the file ends inside an element")
-            walked += 1
-            group, element, vr, length = head(data, start)
-            if not explicit or group == 0xFFFE:
-                vr, length, at = b"", long(data, start + 4)[0], at + 8
-            elif vr in _LONG_FORM:
-                if len(data) - start < 12:
-                    raise unreadable("the file ends inside an element")
-                length, at = long(data, start + 8)[0], at + 12
             else:
-                at += 8
-            tag = group << 16 | element
-            if tag in wanted or tag >= _PIXELS_BEGIN or length == UNDEFINED:
-                self.at, self.walked = at, walked
-                if walked > MOST_ELEMENTS:
-                    raise unreadable("there are too many elements")
-                if group == 0xFFFE:
-                    raise unreadable("an item stands outside a sequence")
-                if tag in wanted or _PIXELS_BEGIN <= tag <= _PIXEL_DATA:
-                    return tag, vr, length
-                if length == UNDEFINED:
-                    self._skip_sequence(explicit and vr != b"UN")
-                    data, base, at, walked = self._data, self._base, self.at, self.walked
+                self._skip_sequence(explicit and vr != b"UN")
+
+    def _gather(self, explicit: bool, values: Values) -> tuple[int, bytes, int]:
+        """Take wanted values and step over the rest, as long as nothing else comes; locals for speed.
+
+        Returns:
+            Tag, VR and length of what needs another look: sequences, pixels, what is given twice or lies not
+            wholly in the window. Tag 0: the data set ends.
+        """
+        head, bare, long, tags = self._order.head, self._order.bare, self._order.long, self._order.tags
+        data = self._window(12)
+        at = self.at - self._base
+        last = len(data) - 12
+        for walked in range(self.walked, MOST_ELEMENTS):
+            while at > last:
+                self.at, before = self._base + at, len(data) - at
+                if self.at > self.size_bytes:
+                    raise unreadable("an element is longer than the file")
+                data = self._window(12)
+                at = self.at - self._base
+                last = len(data) - 12
+                if len(data) == at:
+                    self.walked = walked
+                    return 0, b"", 0
+                if len(data) - at < 8:
+                    raise unreadable("the file ends inside an element")
+                if len(data) - at == before:  # the last element is a short one
+                    break
+            if explicit:
+                number, vr, length = head(data, at)
+                if vr in _LONG_FORM:
+                    if len(data) - at < 12:
+                        raise unreadable("the file ends inside an element")
+                    length, at = long(data, at + 8)[0], at + 12
+                else:
+                    at += 8
+            else:
+                number, length = bare(data, at)
+                vr, at = b"", at + 8
+            tag = tags.get(number)
+            if tag is None:
+                if length != UNDEFINED:
+                    at += length
                     continue
-            at += length
-            if walked > MOST_ELEMENTS:
-                raise unreadable("there are too many elements")
-        if at > size:
-            raise unreadable("an element is longer than the file")
-        self.at, self.walked = at, walked
-        return 0, b"", 0
+            elif tag not in _SPECIAL and tag not in values and length <= LONGEST_VALUE and at + length <= len(data):
+                values[tag] = data[at : at + length]
+                at += length
+                continue
+            self.at, self.walked = self._base + at, walked + 1
+            return tag or _UNKNOWN, vr, length
+        raise unreadable("there are too many elements")
 
     def _value(self, tag: int, length: int, explicit: bool) -> bytes | str:
         """The value of the element whose head was just read; of a sequence, whether it has items."""
