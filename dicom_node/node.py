@@ -32,12 +32,13 @@ from db.connection import Database, open_database
 from db.migrate import upgrade
 from db.schema import BackfillState
 from dicom_node import metrics
+from dicom_node.backfill.counting import series_counter
 from dicom_node.backfill.runner import Backfill, Told
 from dicom_node.backfill.source import Source
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
-from dicom_node.intake.studies import close_due_studies
+from dicom_node.intake.studies import Closer
 from dicom_node.peers.commitment import report_taker
 from dicom_node.sender.lines import Sender
 from dicom_node.spool import Spool
@@ -66,6 +67,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
     """
     stop = _stopped_by_signal()
     key = site_key(config)
+    count = series_counter(config.backfill, config.studies.count_at)
     with (
         _database(config) as database,
         Spool(config.spool) as spool,
@@ -80,7 +82,8 @@ def receive(config: NodeConfig, ready: Ready) -> None:
         ) as receiver,
         _metrics(config, database, spool, registrar),
     ):
-        closer = threading.Thread(target=_close_studies, args=(database, config, registrar, stop), name="closer")
+        studies = Closer(database, config.studies, config.selection, count)
+        closer = threading.Thread(target=_close_studies, args=(studies, config, registrar, stop), name="closer")
         closer.start()
         ready({"ae_title": config.receiver.ae_title, "host": config.receiver.host, "port": receiver.port})
         stop.wait()
@@ -326,14 +329,14 @@ def _metrics(config: NodeConfig, database: Database, spool: Spool, registrar: Re
         ) from None
 
 
-def _close_studies(database: Database, config: NodeConfig, registrar: Registrar, stop: threading.Event) -> None:
+def _close_studies(closer: Closer, config: NodeConfig, registrar: Registrar, stop: threading.Event) -> None:
     """Close studies that are due; after a start, not before the spool is registered, as a study may be in it."""
     while not registrar.caught_up.wait(0.2):
         if stop.is_set():
             return
     while not stop.wait(config.studies.poll_s):
         try:
-            close_due_studies(database, config.studies, config.selection)
+            closer.close_due()
         except DeploymentError as passing:
             log.error("studies wait to be closed: %s", passing)
             stop.wait(10 * config.studies.poll_s)

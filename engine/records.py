@@ -207,6 +207,8 @@ class InstanceHeader:
     last_position_patient: tuple[float, ...] | None = None  # mm; of several frames: the last along their normal
     station_name: str | None = None  # which of a site's scanners
     accession_key: str | None = None  # keyed hash of AccessionNumber
+    number_of_series_related_instances: int | None = None  # that its series has
+    images_in_acquisition: int | None = None  # that its acquisition has; perhaps in several series
 
 
 @dataclass(frozen=True, slots=True)

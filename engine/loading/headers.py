@@ -180,6 +180,8 @@ def _of_one_frame(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
         image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
         station_name=elements.text(Tag.STATION_NAME)[:_LONGEST_TEXT] or None,
         accession_key=_accession_key(elements, pseudonym_key),
+        number_of_series_related_instances=_count(elements, Tag.NUMBER_OF_SERIES_RELATED_INSTANCES),
+        images_in_acquisition=_count(elements, Tag.IMAGES_IN_ACQUISITION),
     )
 
 
@@ -207,6 +209,11 @@ def _patient_key(elements: Elements, study_instance_uid: str, key: bytes) -> str
     if patient_id and "\ufffd" not in patient_id:
         return pseudonym(key, patient_id, issuer)
     return _keyed_hash(key, "study", issuer, study_instance_uid)
+
+
+def _count(elements: Elements, tag: Tag) -> int | None:
+    value = elements.integer(tag)
+    return value if value is not None and value > 0 else None
 
 
 def _accession_key(elements: Elements, key: bytes) -> str | None:
