@@ -106,7 +106,7 @@ def compare_several(groups: Sequence[ArrayLike]) -> Comparison:
 
 def association(counts: Sequence[Sequence[int]]) -> Association:
     """Pearson's chi-square of a table of counts, without a correction, and Cramer's V; empty lines don't count."""
-    if not counts:
+    if len(counts) == 0:
         return Association("chi-square", None, 0, None, None)
     table = np.asarray(counts, dtype=float)
     if table.ndim != 2 or (table < 0).any():
