@@ -26,6 +26,7 @@ from dicom_node.intake.receiver import server_context
 from dicom_node.sender.store import echo
 from dicom_node.spool import MIB, Spool
 from engine.errors import DeploymentError, PeerError
+from engine.measurement.calibration import read_site_table
 from engine.records import Program
 from engine.runtime.backends import backend_statuses
 from engine.runtime.manifest import find_package, open_package
@@ -61,7 +62,7 @@ def examine(config: NodeConfig, ask_peers: bool = False) -> Iterator[Check]:
         ask_peers: ask each destination by C-ECHO whether it is there.
     """
     looks: tuple[Callable[[NodeConfig], Iterator[Check]], ...] = (
-        *(_python, _backends, _models, _key, _spool, _front_door, _memory),
+        *(_python, _backends, _models, _calibration, _key, _spool, _front_door, _memory),
         lambda config: _destinations(config, ask_peers),
     )
     for look in looks:
@@ -102,6 +103,20 @@ def _models(config: NodeConfig) -> Iterator[Check]:
             find_package(folder, task)
         except DeploymentError as bad:
             yield Check(f"model for {task}", State.WRONG, str(bad))
+
+
+def _calibration(config: NodeConfig) -> Iterator[Check]:
+    options = config.vertebral.calibration
+    if not options.table:
+        unknown = f"no table; the network's density of a scanner is then '{options.uncalibrated}'"
+        yield Check("calibration", State.NOTE, unknown)
+        return
+    try:
+        table = read_site_table(Path(options.table))
+    except DeploymentError as bad:
+        yield Check("calibration", State.WRONG, str(bad))
+        return
+    yield Check("calibration", State.OK, f"{len(table.calibrations)} entries, sha256 {table.sha256[:12]}...")
 
 
 def _key(config: NodeConfig) -> Iterator[Check]:

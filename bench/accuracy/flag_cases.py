@@ -12,9 +12,11 @@ import argparse
 import csv
 import gzip
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,10 @@ FIRST_SEED = 7_300_000  # of patients that no training has seen
 OFTEN = PhantomOptions(
     fracture=0.45, osteophytes=0.3, bone_island=0.35, transitional=0.0, metal=0.15, haemangioma=0.15, cement=0.2
 )
+ALWAYS = PhantomOptions(
+    fracture=0.6, osteophytes=0.3, bone_island=1.0, transitional=0.0, metal=0.15, haemangioma=0.4, cement=0.8
+)
+FIRST_HALF = 60  # cases of OFTEN; those after them are of ALWAYS, for the rarer findings
 COLUMNS = ("case", "scanner", "flag", "level", "size", "present", "asked", "by_truth", "end_to_end")
 FOCUS_SHARE = 0.02  # of the core, from which an island is one that the rule is for
 """The columns: `present` 1, 0, or empty where the finding is of a size that is neither; `asked` 1 where the level was
@@ -175,7 +181,7 @@ def _raised_flags(
 
 
 def _patient(number: int) -> SpinePhantom:
-    return draw_phantom(FIRST_SEED + number, options=OFTEN)
+    return draw_phantom(FIRST_SEED + number, options=OFTEN if number < FIRST_HALF else ALWAYS)
 
 
 def _machine(number: int) -> Scanner:
@@ -204,6 +210,19 @@ def _header(machine: Scanner) -> SeriesRef:
     )  # fmt: skip
 
 
+def _keep_about(file: Path, cases: int, session: Session | None) -> None:
+    """What made the rows, beside them."""
+    model = {} if session is None else {f"{session.manifest.name}@{session.manifest.version}": session.manifest.sha256}
+    told = {
+        "models": model,
+        "seeds": {"first_phantom": FIRST_SEED, "cases": cases},
+        "limits": {one.name: getattr(QualityOptions(), one.name) for one in fields(QualityOptions)},
+        "versions": {name: version(name) for name in ("trabecula", "numpy", "scipy", "openvino", "onnxruntime")},
+    }
+    beside = file.with_name(file.name.removesuffix(".csv.gz") + ".json")
+    beside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("cases", type=int)
@@ -224,6 +243,7 @@ def main() -> None:
         print(f"\rcase {number}", end="", flush=True)
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    _keep_about(chosen.out, chosen.cases, session)
     print()
 
 

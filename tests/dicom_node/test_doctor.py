@@ -68,6 +68,17 @@ def test_versions_backends_and_models_are_told(tmp_path: Path):
     assert all("sha256" in detail and "not for diagnosis" in detail for detail in told)
 
 
+def test_a_calibration_table_is_read_and_a_wrong_one_is_told(tmp_path: Path):
+    assert found(configured(tmp_path, ""))["calibration"].state is State.NOTE
+    table = tmp_path / "calibration.toml"
+    table.write_text("[[calibrations]]\nname = 'ct1'\n")
+    named = "[vertebral.calibration]\ntable = 'calibration.toml'"
+    wrong = found(configured(tmp_path, named))["calibration"]
+    assert (wrong.state, "manufacturer" in wrong.detail) == (State.WRONG, True)
+    table.write_text("")
+    assert found(configured(tmp_path, named))["calibration"].state is State.OK
+
+
 def test_a_damaged_model_is_wrong(tmp_path: Path, models: Path):
     weights = next(models.glob("*/*.onnx"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
