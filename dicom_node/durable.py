@@ -2,20 +2,22 @@
 Bytes that outlive this process and a power cut: what must be called, in which order.
 
 A file is written under another name, its data are flushed, it gets its name, and the folder that holds the name is
-flushed. A flush is what costs; `GroupSync` lets threads that wait for the same kind of flush share one.
+flushed. A flush is what costs; file systems let those that come at once share one, so each thread asks for its own.
 """
 
-import errno
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 """Permissions. Our choice: objects name patients, so nobody else on the machine reads them."""
+
+MOST_PIECES = 1024
+"""That one call writes (IOV_MAX of Linux)."""
+
+COMPARED_AT_ONCE = 1024 * 1024
 
 
 def write_new(path: Path, content: bytes, durable: bool = True) -> None:
@@ -32,12 +34,6 @@ def write_new(path: Path, content: bytes, durable: bool = True) -> None:
         file.keep()
     finally:
         file.close()
-
-
-MOST_PIECES = 1024
-"""That one call writes (IOV_MAX of Linux)."""
-
-COMPARED_AT_ONCE = 1024 * 1024
 
 
 class Aside:
@@ -146,56 +142,6 @@ def sync_file(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Flush a folder's names."""
     _flush(folder, os.O_RDONLY | os.O_DIRECTORY, os.fsync)
-
-
-class GroupSync:
-    """One flush of a folder serves all who named a file in it before: the first leads, the others wait for it."""
-
-    def __init__(self) -> None:
-        """Nobody waits."""
-        self._changed = threading.Condition()
-        self._gathering = _Batch()
-        self._syncing = False
-
-    def sync(self, folder: Path) -> None:
-        """Return when the folder's names, as they are at the call, are durable.
-
-        Raises:
-            OSError: they may not be.
-        """
-        with self._changed:
-            mine = self._gathering
-            mine.folders.add(folder)
-            while self._syncing and not mine.done:
-                self._changed.wait()
-            leads = not mine.done
-            if leads:
-                self._syncing, self._gathering = True, _Batch()
-        if leads:
-            self._lead(mine)
-        if mine.failed is not None:
-            raise OSError(mine.failed, os.strerror(mine.failed))
-
-    def _lead(self, batch: "_Batch") -> None:
-        try:
-            for folder in batch.folders:
-                sync_folder(folder)
-            batch.failed = None
-        except OSError as bad:
-            batch.failed = bad.errno or errno.EIO
-        finally:
-            with self._changed:
-                batch.done, self._syncing = True, False
-                self._changed.notify_all()
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """Folders that one leader flushes, for all who wait for it."""
-
-    folders: set[Path] = field(default_factory=set)
-    done: bool = False
-    failed: int | None = errno.EIO  # until it went well
 
 
 def _flush(path: Path, flags: int, flush: Callable[[int], None]) -> None:

@@ -29,7 +29,7 @@ from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, GroupSync, settle, sync_folder, write_new
+from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, settle, sync_folder, write_new
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
 
@@ -94,7 +94,6 @@ class Spool:
         self.options = options
         self.folder = Path(options.folder).absolute()
         self._numbers = count()
-        self._sync = GroupSync()
         try:
             self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
             for name in (*_FOLDERS, *(f"incoming/{n:02x}" for n in range(256))):

@@ -1,7 +1,5 @@
 """The spool takes a file whole or not at all, and keeps what it took."""
 
-import errno
-import os
 import resource
 import signal
 import subprocess
@@ -16,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.durable import GroupSync
 from dicom_node.spool import MIB, Arrival, Refusal, Spool, SpoolOptions
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
@@ -308,61 +305,6 @@ with Spool(SpoolOptions(folder={str(tmp_path / "spool")!r}, reserve_mib=0)) as s
         for line in between
     ]  # fmt: skip
     assert [step for step in order if step] == ["fdatasync", "link", "fsync"]
-
-
-def test_one_flush_serves_all_who_wait_and_a_failed_one_is_told_to_all(tmp_path, monkeypatch):
-    flushed: list[int] = []
-    slow, broken = threading.Event(), threading.Event()
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        flushed.append(descriptor)
-        slow.wait(10)
-        if broken.is_set():
-            raise OSError(errno.EIO, "input/output error")
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)  # the operating system's
-    group, told = GroupSync(), []
-
-    def sync() -> None:
-        try:
-            group.sync(tmp_path)
-        except OSError as bad:
-            told.append(bad.errno)
-        else:
-            told.append(0)
-
-    def wait_for(count: int) -> None:
-        until = time.monotonic() + 10
-        while len(flushed) < count and time.monotonic() < until:
-            time.sleep(0.001)
-
-    def round_of(followers: int) -> None:
-        slow.clear()
-        before = len(flushed)
-        leader = threading.Thread(target=sync)
-        leader.start()
-        wait_for(before + 1)
-        others = [threading.Thread(target=sync) for _ in range(followers)]
-        for other in others:
-            other.start()
-        time.sleep(0.05)
-        slow.set()
-        for thread in (leader, *others):
-            thread.join()
-
-    round_of(followers=20)
-    assert told == [0] * 21
-    assert 2 <= len(flushed) < 8  # the leader's own, and one for all who came during it; more only if some came late
-    broken.set()
-    told.clear()
-    round_of(followers=5)
-    assert told == [errno.EIO] * 6
-    broken.clear()
-    told.clear()
-    sync()
-    assert told == [0]
 
 
 def test_a_process_without_file_descriptors_left_refuses_and_recovers(spool):
