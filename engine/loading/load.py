@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IncompleteSeries, SeriesError, UndecodableSeries, UnsupportedSeries
+from engine.loading.buffers import volume_memory
 from engine.loading.decode import pixel_format, unpack
 from engine.loading.elements import Elements, read_elements
 from engine.loading.frames import Frames
@@ -170,7 +171,7 @@ def _slice(instance: InstanceRef, elements: Elements, frames: Frames, number: in
 
 def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions) -> NDArray[np.int16]:
     """(K, J, I) HU."""
-    hounsfield = np.empty(found.geometry.shape, dtype=np.int16)
+    hounsfield = volume_memory(found.geometry.shape)
     threads = options.threads or min(8, len(os.sched_getaffinity(0)))
     starts = range(0, len(found.places), _SLICES_A_TASK)
 

@@ -225,7 +225,7 @@ def test_a_stream_of_another_size_is_refused(syntax):
 @given(changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6), which=st.data())
 @settings(deadline=None, max_examples=120)
 def test_damaged_streams_end_in_pixels_or_a_reason(changes, which):
-    syntax = which.draw(st.sampled_from([RLE, JPEG_LOSSLESS[1], JPEG_LS[0]]))
+    syntax = which.draw(st.sampled_from([RLE, JPEG_LOSSLESS[1], JPEG_LS[0], JPEG_2000[0], HTJ2K[0]]))
     values = image(12, False, (16, 16))
     stream = bytearray(ENCODERS[syntax](values, 12))
     for at, value in changes:

@@ -1,0 +1,56 @@
+"""
+Memory of volumes that serves again.
+
+A series takes some hundred MB for a few seconds. Given back to the system and taken anew for each, that memory costs
+more than to read the files into it: the system clears it, and on a machine that has long been up it first moves
+other pages out of the way. So a few blocks are kept when the last array that stands on them is gone.
+"""
+
+import ctypes
+import mmap
+import weakref
+from collections import deque
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.volume import Shape
+
+MOST_KEPT = 2  # blocks; our choice: one series is loaded while another is worked on
+LARGEST_KEPT = 2**29  # bytes; our choice: 512 x 512 x 1024, seldom more
+SMALLEST_KEPT = 2**22  # bytes; smaller ones the interpreter's own memory serves as well
+
+_free: deque[mmap.mmap] = deque()  # its own operations are whole: a block may come back at any moment, on any thread
+
+
+def volume_memory(shape: Shape) -> NDArray[np.int16]:
+    """An array for HU whose content is of no meaning yet; its memory is kept for the next one when it is gone."""
+    size = 2 * prod(shape)
+    if not SMALLEST_KEPT <= size <= LARGEST_KEPT:
+        return np.empty(shape, dtype=np.int16)
+    block = _take(size)
+    whole = (ctypes.c_char * size).from_buffer(block)  # every view of the array holds this object
+    weakref.finalize(whole, _give_back, block).atexit = False
+    return np.frombuffer(memoryview(whole), dtype=np.int16).reshape(shape)
+
+
+def _take(size: int) -> mmap.mmap:
+    for _ in range(len(_free)):
+        try:
+            block = _free.popleft()
+        except IndexError:  # another thread was faster
+            break
+        if size <= len(block) <= 2 * size:
+            return block
+        _free.append(block)
+    fresh = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        fresh.madvise(mmap.MADV_HUGEPAGE)
+    return fresh
+
+
+def _give_back(block: mmap.mmap) -> None:
+    _free.append(block)
+    while len(_free) > MOST_KEPT:
+        _free.popleft()
