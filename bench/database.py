@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.archive_rows import LEVELS, QUANTITIES, TABLES, Archive
-from bench.report import keep, show
+from bench.report import RESULTS, keep, show
 from db import schema
 from db.columns import MultiValue, UtcTime
 from db.connection import Database, DatabaseOptions, insert_into, open_database
@@ -47,6 +47,8 @@ def main() -> None:
     asked = parser.parse_args()
     archive = Archive(2_000 if asked.short else asked.patients)
     figures: dict[str, Any] = {"patients": archive.patients, "studies": archive.studies}
+    if not asked.short:
+        figures = _measured_before(archive) | figures
     with _folder(asked.folder) as folder:
         for name in asked.databases:
             with _database(name, folder) as (database, options):
@@ -202,6 +204,14 @@ def _gather_statistics(database: Database) -> None:
     """As autovacuum does by itself on PostgreSQL."""
     with database.begin() as connection:
         connection.exec_driver_sql("ANALYZE")
+
+
+def _measured_before(archive: Archive) -> dict[str, Any]:
+    """Figures of the same archive that an earlier run kept: databases may be measured one after the other."""
+    file = RESULTS / "database.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    before.pop("machine", None)
+    return before if before.get("patients") == archive.patients else {}
 
 
 def _is_empty(database: Database) -> bool:

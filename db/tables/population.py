@@ -51,6 +51,21 @@ sa.Index(
     **where(population.c.is_latest),
 )
 
+sa.Index(
+    "ix_population_groups",
+    population.c.program,
+    population.c.patient_sex,
+    population.c.age_decade,
+    population.c.volumetric_bmd,
+    population.c.finding,
+    **where(population.c.is_latest),
+)
+sa.Index(
+    "ix_population_worklist",
+    population.c.volumetric_bmd,
+    **where(sa.literal_column(f"is_latest AND finding = '{BoneFinding.OSTEOPOROSIS}'", sa.Boolean)),
+)
+
 densitometry = sa.Table(  # bone densitometry that a patient had otherwise: DXA, QCT
     "densitometry",
     metadata,
