@@ -14,11 +14,13 @@ import random
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 from bench.archive_rows import LEVELS, QUANTITIES, TABLES, Archive
@@ -69,11 +71,13 @@ def measure(
     with database.read() as connection:
         vertebrae = connection.execute(sa.select(sa.func.count()).select_from(schema.vertebra)).scalar_one()
     found |= {"vertebrae": vertebrae, "measurements": vertebrae * QUANTITIES}
-    for view in views.definitions():
-        if view not in NOT_READ_WHOLE:
-            seconds, rows = _timed(lambda view=view: _read(database, f"SELECT * FROM {view}"))
-            found |= {f"view_s_{name}_{view}": seconds, f"view_rows_{view}": rows}
-    found |= {f"lookup_ms_{name}_{what}": ms for what, ms in look_ups(database)}
+    with closing(open_database(options, read_only=True)) as reader:
+        for view in views.definitions():
+            if view not in NOT_READ_WHOLE:
+                seconds, cpu, rows = _timed(reader, f"SELECT * FROM {view}")
+                found |= {f"view_s_{name}_{view}": seconds, f"view_cpu_s_{name}_{view}": cpu}
+                found[f"view_rows_{view}"] = rows
+        found |= {f"lookup_ms_{name}_{what}": ms for what, ms in look_ups(reader)}
     target = folder / f"parquet_{name}"
     began = time.perf_counter()
     exported = export.export_parquet(options, target)
@@ -132,7 +136,7 @@ def look_ups(database: Database) -> Iterator[tuple[str, float]]:
             began = time.perf_counter()
             _read(database, query.format(key))
             seconds.append(time.perf_counter() - began)
-        yield what, 1000 * sorted(seconds)[len(seconds) // 2]
+        yield what, 1000 * median(seconds)
 
 
 def duckdb_views(folder: Path) -> dict[str, Any]:
@@ -146,9 +150,12 @@ def duckdb_views(folder: Path) -> dict[str, Any]:
         for view, text in views.definitions().items():
             connection.execute(text)
             if view not in NOT_READ_WHOLE:
-                found[f"view_s_duckdb_{view}"], _ = _timed(
-                    lambda view=view: len(connection.execute(f"SELECT * FROM {view}").fetchall())
-                )
+                seconds = []
+                for _ in range(ROUNDS):
+                    began = time.perf_counter()
+                    connection.execute(f"SELECT * FROM {view}").fetchall()
+                    seconds.append(time.perf_counter() - began)
+                found[f"view_s_duckdb_{view}"] = median(seconds)
     return found
 
 
@@ -157,13 +164,28 @@ def _read(database: Database, query: str) -> int:
         return len(connection.exec_driver_sql(query).cursor.fetchall())
 
 
-def _timed(act: Callable[[], int]) -> tuple[float, int]:
-    seconds, rows = [], 0
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        rows = act()
-        seconds.append(time.perf_counter() - began)
-    return sorted(seconds)[len(seconds) // 2], rows
+def _timed(database: Database, query: str) -> tuple[float, float, int]:
+    """Median seconds by the clock, median seconds of processor here and in the server, rows."""
+    seconds, cpu, rows = [], [], 0
+    with database.read() as connection:
+        server = _server(connection)
+        for _ in range(ROUNDS):
+            began, used = time.perf_counter(), _cpu_s(server)
+            rows = len(connection.exec_driver_sql(query).cursor.fetchall())
+            seconds.append(time.perf_counter() - began)
+            cpu.append(_cpu_s(server) - used)
+    return median(seconds), median(cpu), rows
+
+
+def _server(connection: sa.Connection) -> psutil.Process | None:
+    """The process that answers a connection to PostgreSQL."""
+    if connection.dialect.name == "sqlite":
+        return None
+    return psutil.Process(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+
+def _cpu_s(server: psutil.Process | None) -> float:
+    return time.process_time() + (sum(server.cpu_times()[:2]) if server is not None else 0.0)
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
