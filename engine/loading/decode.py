@@ -69,14 +69,31 @@ def unpack(frames: Frames, n: int) -> Raw:
         UndecodableSeries: the file is gone or cut short, the stream is damaged, or contradicts the header.
         UnsupportedSeries: the stream is lossy by its own word.
     """
+    return decode_raw(read(frames, n), frames.form)
+
+
+def read(frames: Frames, n: int) -> bytes:
+    """The bytes of frame `n`.
+
+    Raises:
+        UndecodableSeries: the file is gone or cut short, or its fragments are malformed.
+    """
     try:
-        return DECODERS[frames.form.transfer_syntax_uid](frames.read(n), frames.form)
+        return frames.read(n)
     except UnreadableInstance as bad:
         raise unreadable(bad.message) from bad
-    except SeriesError:
-        raise
     except FileNotFoundError:
         raise UndecodableSeries(Reason.FILE_MISSING, "a file is no longer there") from None
+    except OSError as bad:
+        raise unreadable(f"the file can't be read ({type(bad).__name__})") from bad
+
+
+def decode_raw(stream: bytes, form: PixelFormat) -> Raw:
+    """What a frame's stream holds; raises as `unpack`."""
+    try:
+        return DECODERS[form.transfer_syntax_uid](stream, form)
+    except SeriesError:
+        raise
     except Exception as bad:  # decoders raise what they like
         raise unreadable(f"the decoder gave up with {type(bad).__name__}") from bad
 

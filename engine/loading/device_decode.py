@@ -10,17 +10,21 @@ A decoder belongs to one thread: two that shared one got nothing, or crashed.
 
 import logging
 import os
+import struct
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import BackendUnavailable, SeriesError
-from engine.loading.decode import DECODERS, Raw, check_stream
-from engine.loading.frames import PixelFormat
-from engine.loading.streams import StreamHeader, bare, jpeg_2000_header
+from engine.errors import BackendUnavailable
+from engine.loading.decode import Raw, check_stream, decode_raw, read, unpack
+from engine.loading.frames import Frames, PixelFormat
+from engine.loading.streams import StreamHeader, bare, jpeg_2000_header, unreadable
+from engine.loading.walker import PixelData
 from engine.selection import HTJ2K, JPEG_2000
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ log = logging.getLogger(__name__)
 SYNTAXES = frozenset({*JPEG_2000, *HTJ2K})
 """What is decoded: JPEG Lossless answered zeros for 12 bits before nvJPEG 13.0.2 and is cheap on a CPU."""
 
+_NOWHERE = PixelData(0, None)
 _SIGN_AT = 42  # byte of a bare stream: Ssiz of the first component; its highest bit says signed (ITU-T T.800 A.5.1)
 
 
@@ -35,7 +40,7 @@ _SIGN_AT = 42  # byte of a bare stream: Ssiz of the first component; its highest
 class DeviceOptions:
     """Where code streams are decoded."""
 
-    device: int = -1  # number of the GPU; -1: nvImageCodec's own CPU decoders, which prove this code
+    device: int = 0  # number of the GPU; -1: nvImageCodec's own CPU decoders, which prove this code
     check_every: int = 16  # one frame of so many is decoded again on the CPU and compared
 
     def __post_init__(self) -> None:
@@ -45,7 +50,7 @@ class DeviceOptions:
 
 
 class DeviceDecoder:
-    """One thread's decoder."""
+    """One thread's decoder: that which makes it."""
 
     def __init__(self, options: DeviceOptions) -> None:
         """Open the device.
@@ -58,7 +63,7 @@ class DeviceDecoder:
             from nvidia import nvimgcodec
         except ImportError as absent:
             raise BackendUnavailable("nvImageCodec is not installed: pip install 'trabecula[dali]'") from absent
-        self._options = options
+        self._options, self._thread = options, threading.get_ident()
         self.trusted = True
         try:
             if options.device < 0:
@@ -79,21 +84,38 @@ class DeviceDecoder:
         Raises:
             SeriesError: a stream is damaged, lossy or contradicts the header.
         """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("a decoder belongs to the thread that made it")
         if not self.trusted or form.transfer_syntax_uid not in SYNTAXES:
-            return [_on_cpu(stream, form) for stream in streams]
+            return [decode_raw(stream, form) for stream in streams]
         whole = [bare(stream) for stream in streams]
-        heads = [jpeg_2000_header(stream) for stream in whole]
+        heads = [_head(stream) for stream in whole]
         for stream, said in zip(whole, heads, strict=True):
             check_stream(stream, form, said)
         unsigned = [_unsigned(stream) if said.signed else stream for stream, said in zip(whole, heads, strict=True)]
         images = self._decoder.decode(unsigned, params=self._params)
         found = [_values(image, said, form) for image, said in zip(images, heads, strict=True)]
         for n in range(0, len(found), self._options.check_every):
-            if found[n] is not None and not _same(found[n], _on_cpu(streams[n], form)):
+            if found[n] is not None and not _same(found[n], decode_raw(streams[n], form)):
                 log.error("the device decodes other values than the CPU: it is not asked again")
                 self.trusted = False
-                return [_on_cpu(stream, form) for stream in streams]
-        return [_on_cpu(stream, form) if one is None else one for one, stream in zip(found, streams, strict=True)]
+                return [decode_raw(stream, form) for stream in streams]
+        return [decode_raw(stream, form) if one is None else one for one, stream in zip(found, streams, strict=True)]
+
+
+def unpack_many(decoder: DeviceDecoder, wanted: Sequence[tuple[Frames, int]]) -> list[Raw]:
+    """Read and decode frames, each by its file and its number there.
+
+    Raises:
+        SeriesError: as `engine.loading.decode.unpack`.
+    """
+    found: list[Raw] = []
+    for form, some in groupby(wanted, key=lambda one: replace(one[0].form, pixel_data=_NOWHERE, frames=1)):
+        if form.transfer_syntax_uid in SYNTAXES:
+            found += decoder.decode([read(frames, n) for frames, n in some], form)
+        else:
+            found += [unpack(frames, n) for frames, n in some]
+    return found
 
 
 def _unsigned(stream: bytes) -> bytes:
@@ -101,6 +123,13 @@ def _unsigned(stream: bytes) -> bytes:
     changed = bytearray(stream)
     changed[_SIGN_AT] &= 0x7F
     return bytes(changed)
+
+
+def _head(stream: bytes) -> StreamHeader:
+    try:
+        return jpeg_2000_header(stream)
+    except struct.error:
+        raise unreadable("the stream's header is cut short") from None
 
 
 def _values(image: Any, said: StreamHeader, form: PixelFormat) -> Raw | None:
@@ -119,17 +148,6 @@ def _values(image: Any, said: StreamHeader, form: PixelFormat) -> Raw | None:
             return None  # the CPU says why
         values = signed.astype(np.int16)
     return values, min(said.precision, form.bits_stored)
-
-
-def _on_cpu(stream: bytes, form: PixelFormat) -> Raw:
-    try:
-        return DECODERS[form.transfer_syntax_uid](stream, form)
-    except SeriesError:
-        raise
-    except Exception as bad:  # decoders raise what they like
-        from engine.loading.streams import unreadable
-
-        raise unreadable(f"the decoder gave up with {type(bad).__name__}") from bad
 
 
 def _same(one: Raw | None, other: Raw) -> bool:

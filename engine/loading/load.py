@@ -6,9 +6,11 @@ each straight into its place. A slice is an image, or a frame of an enhanced mul
 """
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 
 from engine.errors import IncompleteSeries, SeriesError, UndecodableSeries, UnsupportedSeries
 from engine.loading.buffers import volume_memory
-from engine.loading.decode import pixel_format, unpack
+from engine.loading.decode import Raw, pixel_format, unpack
+from engine.loading.device_decode import DeviceDecoder, DeviceOptions, unpack_many
 from engine.loading.elements import Elements, read_elements
 from engine.loading.frames import Frames
 from engine.loading.headers import frame_of_reference
@@ -28,6 +31,14 @@ from engine.selection import CT_IMAGE, MULTIFRAME_CT
 from engine.volume import Volume
 
 _SLICES_A_TASK = 8  # our choice: a task a slice costs more than the cheap decoders
+_SLICES_A_BATCH = 32  # for a device; our choice: enough to fill it, two a thread cost little memory
+
+
+class Decoder(StrEnum):
+    """Who decodes JPEG 2000 and HTJ2K; everything else the CPU does."""
+
+    CPU = "cpu"
+    NVIMAGECODEC = "nvimagecodec"  # on a GPU, checked against the CPU
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class LoadingOptions:
     max_voxels: int = 2**29  # 1 GiB of HU; 512 x 512 x 2048
     max_instances: int = 10_000  # our choice, of frames too: what is kept of their headers stays small
     threads: int = 0  # that decode; 0: as many as this process has cores, at most 8
+    decoder: Decoder = Decoder.CPU
+    device: DeviceOptions = field(default_factory=DeviceOptions)  # where nvImageCodec decodes
     slices: SliceOptions = field(default_factory=SliceOptions)
 
     def __post_init__(self) -> None:
@@ -173,11 +186,21 @@ def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions)
     """(K, J, I) HU."""
     hounsfield = volume_memory(found.geometry.shape)
     threads = options.threads or min(8, len(os.sched_getaffinity(0)))
-    starts = range(0, len(found.places), _SLICES_A_TASK)
+    size = _SLICES_A_TASK if options.decoder is Decoder.CPU else _SLICES_A_BATCH
+    starts = range(0, len(found.places), size)
+    own = threading.local()
 
     def decode_some(start: int) -> None:
-        for k in range(start, min(start + _SLICES_A_TASK, len(found.places))):
-            _decode_place([slices[n] for n in found.places[k]], hounsfield[k])
+        places = [[slices[n] for n in place] for place in found.places[start : start + size]]
+        wanted = [(place[0].frames, place[0].number) for place in places]
+        if options.decoder is Decoder.CPU:
+            raws: Iterable[Raw] = (unpack(*one) for one in wanted)
+        else:
+            if not hasattr(own, "decoder"):
+                own.decoder = DeviceDecoder(options.device)
+            raws = unpack_many(own.decoder, wanted)
+        for place, raw, out in zip(places, raws, hounsfield[start : start + size], strict=True):
+            _finish(place, raw, out)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
@@ -189,17 +212,17 @@ def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions)
     return hounsfield
 
 
-def _decode_place(copies: Sequence[_Slice], out: NDArray[np.int16]) -> None:
-    """Decode what lies at one place; more than one image there must be the same image."""
+def _finish(copies: Sequence[_Slice], raw: Raw, out: NDArray[np.int16]) -> None:
+    """Rescale what lies at one place; more than one image there must be the same image."""
     first, *others = copies
-    _decode(first, out)
+    _rescale(first, raw, out)
     for other in others:
         again = np.empty_like(out)
-        _decode(other, again)
+        _rescale(other, unpack(other.frames, other.number), again)
         if not np.array_equal(again, out):
             raise IncompleteSeries(Reason.SLICES_DUPLICATED, "different images lie at one position")
 
 
-def _decode(one: _Slice, out: NDArray[np.int16]) -> None:
-    if to_hounsfield(unpack(one.frames, one.number), one.frames.form, one.rescale, out):
+def _rescale(one: _Slice, raw: Raw, out: NDArray[np.int16]) -> None:
+    if to_hounsfield(raw, one.frames.form, one.rescale, out):
         raise UndecodableSeries(Reason.PIXELS_IMPLAUSIBLE, "a slice is one flat value")

@@ -10,6 +10,7 @@ from engine.errors import BackendUnavailable, SeriesError
 from engine.loading.decode import decode
 from engine.loading.device_decode import DeviceDecoder, DeviceOptions
 from engine.loading.frames import PixelFormat
+from engine.loading.load import Decoder, LoadingOptions, load
 from engine.loading.walker import PixelData
 from engine.records import Reason
 from engine.selection import HTJ2K, JPEG_2000, JPEG_LS
@@ -47,7 +48,7 @@ def values_of(raw, shape: PixelFormat) -> np.ndarray:
 def test_a_batch_is_decoded_exactly(syntax, bits, signed):
     frames, shape = images(5, bits, signed), form(syntax, bits, signed)
     streams = [encoded(values, syntax, bits) for values in frames]
-    decoder = DeviceDecoder(DeviceOptions(check_every=1))
+    decoder = DeviceDecoder(DeviceOptions(-1, check_every=1))
     for values, raw in zip(frames, decoder.decode(streams, shape), strict=True):
         np.testing.assert_array_equal(values_of(raw, shape), values)
     assert decoder.trusted
@@ -55,7 +56,7 @@ def test_a_batch_is_decoded_exactly(syntax, bits, signed):
 
 def test_other_syntaxes_go_to_the_cpu():
     (values,), shape = images(1, 12, False), form(JPEG_LS[0], 12, False)
-    ((found, _),) = DeviceDecoder(DeviceOptions()).decode([imagecodecs.jpegls_encode(values)], shape)
+    ((found, _),) = DeviceDecoder(DeviceOptions(-1)).decode([imagecodecs.jpegls_encode(values)], shape)
     np.testing.assert_array_equal(found, values)
 
 
@@ -84,7 +85,7 @@ class Wrong:
 def test_a_device_that_answers_wrongly_is_found_out(answer, trusted):
     frames, shape = images(5, 12, False), form(JPEG_2000[0], 12, False)
     streams = [encoded(values, JPEG_2000[0], 12) for values in frames]
-    decoder = DeviceDecoder(DeviceOptions())
+    decoder = DeviceDecoder(DeviceOptions(-1))
     decoder._decoder = Wrong(answer)
     for values, (found, _) in zip(frames, decoder.decode(streams, shape), strict=True):
         np.testing.assert_array_equal(found, values)
@@ -95,7 +96,7 @@ def test_damaged_and_lossy_streams_are_refused_as_on_the_cpu():
     (values,), shape = images(1, 12, False), form(JPEG_2000[0], 12, False)
     good = encoded(values, JPEG_2000[0], 12)
     lossy = imagecodecs.jpeg2k_encode(values, level=40, reversible=False, codecformat="j2k")
-    decoder = DeviceDecoder(DeviceOptions())
+    decoder = DeviceDecoder(DeviceOptions(-1))
     for bad in (good[:200], good[: len(good) // 2] + b"\xff\xd9", lossy):
         with pytest.raises(SeriesError) as here:
             decoder.decode([good, bad], shape)
@@ -107,3 +108,23 @@ def test_damaged_and_lossy_streams_are_refused_as_on_the_cpu():
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(BackendUnavailable, match="63"):
         DeviceDecoder(DeviceOptions(device=63))
+
+
+def test_a_decoder_stays_with_its_thread():
+    from concurrent.futures import ThreadPoolExecutor
+
+    decoder = DeviceDecoder(DeviceOptions(-1))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="thread"):
+        pool.submit(decoder.decode, [], form(JPEG_2000[0], 12, False)).result()
+
+
+def test_a_series_loads_by_a_device_as_by_the_cpu(ct):
+    def encode(values):
+        return encoded(values, JPEG_2000[0], 12)
+
+    ct.write(30, transfer_syntax_uid=JPEG_2000[0], encode=encode)
+    series = ct.series()
+    by_device = load(series, LoadingOptions(threads=2, decoder=Decoder.NVIMAGECODEC, device=DeviceOptions(-1)))
+    by_cpu = load(series, LoadingOptions(threads=2))
+    np.testing.assert_array_equal(by_device.hounsfield, by_cpu.hounsfield)
+    assert by_device.geometry == by_cpu.geometry
