@@ -43,7 +43,7 @@ class Counts:
     outbox: dict[str, int]
     destinations: dict[str, dict[str, int]]  # the outbox again, by destination
     refusals: dict[str, int]  # instances, by reason
-    instances: int
+    instances: int  # in the spool
     instance_bytes: int  # what they take in the spool
     oldest_job_s: float | None  # how long the oldest unfinished job has waited
     oldest_object_s: float | None  # how long the oldest unsent object has waited
@@ -114,6 +114,7 @@ class EventLine:
 def counts(connection: sa.Connection) -> Counts:
     """How many there are of everything, by state."""
     unsent = outbox.c.state.in_((ObjectState.READY, ObjectState.LEASED))
+    in_spool = instance.c.cleared_at.is_(None)
     return Counts(
         studies=_by(connection, study.c.state),
         series=_series_by_state(connection),
@@ -122,8 +123,10 @@ def counts(connection: sa.Connection) -> Counts:
         outbox=_by(connection, outbox.c.state),
         destinations=_by_destination(connection),
         refusals=_by(connection, refusal.c.reason),
-        instances=connection.execute(sa.select(sa.func.count(instance.c.id))).scalar_one(),
-        instance_bytes=int(connection.execute(sa.select(sa.func.sum(instance.c.size_bytes))).scalar_one() or 0),
+        instances=connection.execute(sa.select(sa.func.count(instance.c.id)).where(in_spool)).scalar_one(),
+        instance_bytes=int(
+            connection.execute(sa.select(sa.func.sum(instance.c.size_bytes)).where(in_spool)).scalar_one() or 0
+        ),
         oldest_job_s=oldest_job_s(connection),
         oldest_object_s=_age_of_oldest(connection, outbox.c.created_at, unsent),
     )

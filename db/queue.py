@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from db.backfill import is_backfilled
 from db.columns import utc_now, word
 from db.events import tell
-from db.schema import Change, JobState, SeriesState, job, result, screening, series
-from db.series import SeriesRow, lock_series, place, read_series, set_aside
+from db.schema import Change, JobState, SeriesState, instance, job, result, screening, series
+from db.series import SeriesRow, has_forgotten, lock_series, obsolete_jobs, place, read_series, set_aside
 from engine.records import Program, Reason, SeriesRef
 
 MAX_ATTEMPTS = 3  # our choice: twice may be bad luck
+FORGOTTEN = "its received files were cleared before; send or fetch the series again"
 LOST = "the lease ran out: the worker died or hung"
 BACK_OFF_S = 10.0  # our choice: wait after the first failed attempt; doubles with each
 AFTER_LIVE = 10  # our choice: priority of what a backfill fetched; what comes by itself has 0 and goes first
@@ -55,6 +56,10 @@ def enqueue(connection: sa.Connection, member: SeriesRow, program: Program) -> N
     """
     ours = (job.c.series_id == member.id, job.c.program == program, job.c.revision == member.revision)
     before = connection.execute(sa.select(job.c.id, job.c.state, job.c.reason, job.c.detail).where(*ours)).first()
+    if (before is None or not _is_current(connection, before.id)) and has_forgotten(connection, member.id):
+        obsolete_jobs(connection, [member.id], program)
+        set_aside(connection, member, program, Reason.PIXELS_CLEARED, FORGOTTEN, selected=True)
+        return
     if before is None:
         priority = AFTER_LIVE if is_backfilled(connection, member.series_instance_uid) else 0
         fresh = {"series_id": member.id, "program": program, "revision": member.revision, "priority": priority}
@@ -221,6 +226,8 @@ def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> 
         screening.c.state == SeriesState.SET_ASIDE,
         screening.c.reason == job.c.reason,
     )
+    kept = ~sa.exists().where(instance.c.series_id == series.c.id, instance.c.cleared_at.is_not(None))
+    ended = ended & kept
     wanted = job.c.state == JobState.DEAD
     if series_instance_uid is not None:
         wanted = job.c.state.in_((JobState.DEAD, JobState.DONE)) & (series.c.series_instance_uid == series_instance_uid)

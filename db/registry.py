@@ -7,6 +7,7 @@ read again after a crash. An instance that contradicts what is known is refused,
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -69,6 +70,7 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
     known = Known(connection, [arrival.header for arrival in given])
     registrations = []
     new = []
+    back = _came_back(connection, given)
     for arrival in given:
         conflict = known.conflict(arrival)
         is_new = not conflict and arrival.header.sop_instance_uid not in known.instances
@@ -79,15 +81,50 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
         registrations.append(Registration(arrival.header.sop_instance_uid, is_new, reason, conflict))
         if reason:
             record_refusal(connection, reason, conflict, subject=arrival.header.sop_instance_uid)
-    if new:
-        series_ids = _touch_series(connection, new, _touch_studies(connection, new))
-        _add_instances(connection, new, series_ids)
+    touched = [*new, *(arrival for arrival in given if arrival.header.sop_instance_uid in back)]
+    if touched:
+        series_ids = _touch_series(connection, touched, _touch_studies(connection, touched))
+        if new:
+            _add_instances(connection, new, series_ids)
     return tuple(registrations)
+
+
+def _came_back(connection: sa.Connection, given: Sequence[Arrival]) -> frozenset[str]:
+    """Files that had been cleared are here again: the same bytes. Returns those for which their series waits."""
+    query = sa.select(instance.c.id, instance.c.sop_instance_uid, instance.c.sha256, instance.c.series_id).where(
+        instance.c.cleared_at.is_not(None)
+    )
+    offered = {
+        arrival.header.sop_instance_uid: arrival.sha256
+        for arrival in given
+        if Path(arrival.path).exists()  # it may have been cleared since it was offered; now that can't happen
+    }
+    gone = rows_where_in(connection, query, instance.c.sop_instance_uid, offered)
+    here = [row for row in gone if offered[row.sop_instance_uid] == row.sha256]
+    if not here:
+        return frozenset()
+    connection.execute(sa.update(instance).where(instance.c.id.in_([row.id for row in here])).values(cleared_at=None))
+    waits = sa.select(screening.c.series_id).where(
+        screening.c.series_id.in_({row.series_id for row in here}), screening.c.reason == Reason.PIXELS_CLEARED
+    )
+    waiting = set(connection.execute(waits).scalars())
+    return frozenset(row.sop_instance_uid for row in here if row.series_id in waiting)
 
 
 def known_instances(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> frozenset[str]:
     """Those of the UIDs that are registered."""
     return _those_in(connection, instance.c.sop_instance_uid, sop_instance_uids)
+
+
+def here_or_finished(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> frozenset[str]:
+    """Those of the UIDs that need not be fetched: registered, and not cleared from a series that waits for them."""
+    missed = sa.exists().where(
+        instance.c.cleared_at.is_not(None),
+        screening.c.series_id == instance.c.series_id,
+        screening.c.reason == Reason.PIXELS_CLEARED,
+    )
+    query = sa.select(instance.c.sop_instance_uid).where(~missed)
+    return frozenset(row[0] for row in rows_where_in(connection, query, instance.c.sop_instance_uid, sop_instance_uids))
 
 
 def known_paths(connection: sa.Connection, paths: Iterable[str]) -> frozenset[str]:

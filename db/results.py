@@ -265,6 +265,7 @@ def _post(
                 name: new.excluded[name] for name in ("result_id", "path", "attempts", "not_before", "detail")
             }
             is_sent = outbox.c.state.in_((ObjectState.SENT, ObjectState.COMMITTED))
+            anew["cleared_at"] = sa.null()  # it was just written again
             anew["state"] = sa.case((is_sent, outbox.c.state), else_=new.excluded.state)
             key = [outbox.c.sop_instance_uid, outbox.c.destination]
             connection.execute(new.on_conflict_do_update(index_elements=key, set_=anew))

@@ -93,6 +93,12 @@ def read_series(connection: sa.Connection, series_ids: Sequence[int]) -> dict[in
     return {row_ids[ref.series_instance_uid]: ref for ref in found}
 
 
+def has_forgotten(connection: sa.Connection, series_id: int) -> bool:
+    """Whether received files of a series were cleared."""
+    query = sa.select(instance.c.id).where(instance.c.series_id == series_id, instance.c.cleared_at.is_not(None))
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def lock_series(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[SeriesRow]:
     """Series that nobody else changes until the transaction ends."""
     rows = connection.execute(

@@ -27,7 +27,7 @@ from dicom_node import backfill_commands, console, doctor, folder, node, populat
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
-from dicom_node.spool import MIB
+from dicom_node.spool import MIB, Spool
 from dicom_node.worker import place_of
 from engine.errors import BadOption, DeploymentError
 from engine.records import Reason
@@ -211,6 +211,16 @@ def retry(
         else:
             series, objects = queue.retry(connection), outbox.retry(connection)
     typer.echo(f"tried again: {series} series, {objects} reports")
+
+
+@app.command()
+def clear(context: typer.Context, config: ConfigFile = None) -> None:
+    """Clear from the spool what is finished, by the ages of the configuration; a running node does it by itself."""
+    _, options = configured(context, config)
+    with remembered(options) as database, Spool(options.spool) as spool:
+        cleared = node.clearer_of(database, spool, options).clear()
+    size_mib = cleared.size_bytes // MIB
+    typer.echo(f"cleared: received files of {cleared.series} series, reports of {cleared.reports}, {size_mib} MiB")
 
 
 @app.command("doctor")

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from db.connection import DatabaseOptions
 from dicom_node.backfill.options import BackfillOptions
+from dicom_node.clearing import ClearingOptions
 from dicom_node.intake.options import ReceiverOptions, TlsOptions
 from dicom_node.intake.registrar import RegistrarOptions
 from dicom_node.intake.studies import StudyOptions
@@ -49,6 +50,7 @@ class NodeConfig:
     worker: WorkerOptions = field(default_factory=WorkerOptions)
     report: ReportOptions = field(default_factory=ReportOptions)
     sender: SenderOptions = field(default_factory=SenderOptions)
+    clearing: ClearingOptions = field(default_factory=ClearingOptions)
     backfill: BackfillOptions = field(default_factory=BackfillOptions)
     logs: LogOptions = field(default_factory=LogOptions)
     metrics: MetricsOptions = field(default_factory=MetricsOptions)

@@ -35,6 +35,7 @@ from dicom_node import metrics
 from dicom_node.backfill.counting import series_counter
 from dicom_node.backfill.runner import Backfill, Told
 from dicom_node.backfill.source import Source
+from dicom_node.clearing import Clearer
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
@@ -84,10 +85,13 @@ def receive(config: NodeConfig, ready: Ready) -> None:
     ):
         studies = Closer(database, config.studies, config.selection, count)
         closer = threading.Thread(target=_close_studies, args=(studies, config, registrar, stop), name="closer")
+        clearer = threading.Thread(target=_clear_spool, args=(database, spool, config, registrar, stop), name="clearer")
         closer.start()
+        clearer.start()
         ready({"ae_title": config.receiver.ae_title, "host": config.receiver.host, "port": receiver.port})
         stop.wait()
         closer.join()
+        clearer.join()
 
 
 def work(config: NodeConfig, ready: Ready, until_idle: bool = False) -> int:
@@ -343,6 +347,31 @@ def _close_studies(closer: Closer, config: NodeConfig, registrar: Registrar, sto
         except Exception:
             log.exception("studies wait to be closed")
             stop.wait(10 * config.studies.poll_s)
+
+
+def clearer_of(database: Database, spool: Spool, config: NodeConfig) -> Clearer:
+    """What clears a node's spool."""
+    committing = [destination.name for destination in config.sender.destinations if destination.commitment]
+    return Clearer(database, spool, config.clearing, committing)
+
+
+def _clear_spool(
+    database: Database, spool: Spool, config: NodeConfig, registrar: Registrar, stop: threading.Event
+) -> None:
+    """Clear what is finished, now and then; not before the spool is registered, as files may wait in it."""
+    clearer = clearer_of(database, spool, config)
+    while not registrar.caught_up.wait(0.2):
+        if stop.is_set():
+            return
+    is_swept = False
+    while config.clearing.enabled and not stop.wait(config.clearing.every_s):
+        try:
+            is_swept = is_swept or clearer.sweep(stop)
+            clearer.clear(stop)
+        except DeploymentError as passing:
+            log.error("the spool waits to be cleared: %s", passing)
+        except Exception:
+            log.exception("the spool waits to be cleared")
 
 
 def _stop_worker(worker: Worker, grace_s: float) -> None:

@@ -89,6 +89,7 @@ class Reason(StrEnum):
     PIXELS_UNREADABLE = "pixels_unreadable"
     PIXELS_IMPLAUSIBLE = "pixels_implausible"
     FILE_MISSING = "file_missing"
+    PIXELS_CLEARED = "pixels_cleared"
     # nothing to measure
     NO_VERTEBRA = "no_vertebra"
     LEVEL_UNCERTAIN = "level_uncertain"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from db import backfill
 from db.backfill import ClaimedSeries, Fetched
 from db.connection import Database
-from db.registry import Arrival, known_instances, record_refusal, register_instances
+from db.registry import Arrival, here_or_finished, known_instances, record_refusal, register_instances
 from dicom_node.backfill.options import BackfillOptions
 from dicom_node.backfill.pace import Pace
 from dicom_node.backfill.source import Part, Source
@@ -163,7 +163,7 @@ class Fetcher:
         claimed, options = attempt.claimed, self._options
         arrivals = dict(attempt.arrivals)
         with self._database.begin() as connection:
-            known = known_instances(connection, attempt.uids)
+            known = here_or_finished(connection, attempt.uids)
             for uid in attempt.uids:  # what an attempt before this one brought, and did not come to register
                 if uid not in known and uid not in arrivals and uid not in attempt.refusals:
                     arrival = spooled(uid, self._spool, self._key)
@@ -173,7 +173,7 @@ class Fetcher:
             for uid, why in attempt.refusals.items():
                 record_refusal(connection, why.reason, why.message, subject=uid, peer=self._source.name)
             refused = set(attempt.refusals) | {each.sop_instance_uid for each in registrations if each.reason}
-            here = known_instances(connection, attempt.uids)
+            here = here_or_finished(connection, attempt.uids)
             gone = sum(uid not in here and uid not in refused for uid in attempt.uids)
             seconds = time.monotonic() - attempt.began
             is_whole = bool(attempt.uids) and not gone

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db.connection import Database
-from db.registry import Arrival, Registration
+from db.registry import Arrival, Registration, here_or_finished
 from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import Command, inspect, read_content
 from dicom_node.spool import Arrival as Kind
@@ -104,8 +104,6 @@ def put_aside(refused: Sequence[tuple[Arrival, Registration]], spool: Spool) -> 
 
 def missing(uids: Sequence[str], database: Database, spool: Spool) -> list[str]:
     """Those of the instances that are neither registered nor in the spool, in the order given."""
-    from db.registry import known_instances
-
     with database.read() as connection:
-        known = known_instances(connection, uids)
+        known = here_or_finished(connection, uids)
     return [uid for uid in uids if uid not in known and not spool.place_of(uid).exists()]
