@@ -13,9 +13,6 @@ from engine.runtime.manifest import ModelManifest
 Dimensions = Sequence[int | None]
 """A tensor's shape as the graph states it; None: any size."""
 
-PRECISIONS = ("f32", "bf16", "f16")
-"""What a manifest may ask a session to compute in."""
-
 
 def check_graph(manifest: ModelManifest, inputs: Sequence[Dimensions], outputs: Sequence[Dimensions]) -> None:
     """Hold a graph's tensors against what its manifest promises.
@@ -25,11 +22,9 @@ def check_graph(manifest: ModelManifest, inputs: Sequence[Dimensions], outputs: 
         outputs: the shape of each output of the graph.
 
     Raises:
-        UnusableModel: they differ, or the manifest asks for what no session does.
+        UnusableModel: they differ.
     """
     name = f"model '{manifest.name}'"
-    if manifest.precision not in PRECISIONS:
-        raise UnusableModel(f"{name}: precision '{manifest.precision}' is none of {', '.join(PRECISIONS)}")
     if len(inputs) != 1 or len(outputs) != 1:
         raise UnusableModel(f"{name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
     _check_tensor(f"{name}: input", inputs[0], (None, 1, *manifest.input_shape))

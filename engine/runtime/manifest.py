@@ -36,9 +36,19 @@ class TrainingData:
 class Parity:
     """How far the exported model may stray from the network that was trained, and how far it did."""
 
-    metric: str  # "argmax_share" or "max_abs"
+    metric: str  # "argmax_share" | "max_abs" | "dice_loss" | "probability"; see exporters/parity.py
     bound: float
     measured: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The same model at a lower precision, and how far its answers were from the weights' own."""
+
+    precision: str  # "bf16" | "f16" | "int8"
+    parity: Parity
+    file: str = ""  # of its own graph; empty: the same graph, computed lower by the library
+    sha256: str = ""  # of that file
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ class ModelManifest:
     output_unit: str = ""
     output_range: tuple[float, ...] = ()  # plausible values; outside is withheld
     reference_material: ReferenceMaterial = ReferenceMaterial.HA  # that a density's mg/cm3 are of
-    precision: str = "f32"  # what a session must compute in
+    precision: str = "f32"  # of the weights
+    variants: tuple[Variant, ...] = ()  # lower precisions that were shown to do, the best first
     multiple_of: int = 1  # a tile's edges may be any multiple of this
     cut: SagittalCut | None = None  # of models that read a picture from the side; their input is (1, rows, columns)
 
@@ -132,17 +143,25 @@ def open_package(folder: Path) -> ModelPackage:
         raise UnusableModel(f"model package '{folder.name}' has no readable manifest.toml: {error}") from error
     manifest = read_options(ModelManifest, table, f"model {folder.name}")
     _check(manifest, folder.name)
-    weights = folder / manifest.file
+    _check_sum(folder, manifest.file, manifest.sha256)
+    for variant in manifest.variants:
+        if variant.file:
+            _check_sum(folder, variant.file, variant.sha256)
+    return ModelPackage(manifest, folder / manifest.file)
+
+
+def _check_sum(folder: Path, file: str, sha256: str) -> None:
+    if Path(file).name != file:
+        raise UnusableModel(f"model package '{folder.name}': file '{file}' is not a plain name")
     try:
-        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+        found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
     except OSError as error:
-        raise UnusableModel(f"model package '{folder.name}' has no weights '{manifest.file}'") from error
-    if found != manifest.sha256:
+        raise UnusableModel(f"model package '{folder.name}' has no weights '{file}'") from error
+    if found != sha256:
         raise UnusableModel(
-            f"model package '{folder.name}': '{manifest.file}' has checksum {found[:12]}..., "
-            f"its manifest says {manifest.sha256[:12]}...; restore the file or export the model again"
+            f"model package '{folder.name}': '{file}' has checksum {found[:12]}..., "
+            f"its manifest says {sha256[:12]}...; restore the file or export the model again"
         )
-    return ModelPackage(manifest, weights)
 
 
 def find_package(models: Path, task: str) -> ModelPackage:
@@ -172,8 +191,6 @@ def find_optional(models: Path, task: str) -> ModelPackage | None:
 
 
 def _check(manifest: ModelManifest, name: str) -> None:
-    if Path(manifest.file).name != manifest.file:
-        raise UnusableModel(f"model package '{name}': file '{manifest.file}' is not a plain name")
     for what, values, count in (
         ("input_shape", manifest.input_shape, 3),
         ("input_spacing_mm", manifest.input_spacing_mm, 3),

@@ -12,10 +12,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import BackendUnavailable, UnusableModel
+from engine.errors import UnusableModel
 from engine.records import ModelRef
 from engine.runtime.graph import Dimensions, check_graph
 from engine.runtime.manifest import ModelPackage
+from engine.runtime.precision import choose
 from engine.runtime.session import in_runs
 
 NAME = "onnxruntime"
@@ -47,29 +48,27 @@ def why_not() -> str:
 class OnnxRuntimeSession:
     """An opened model. Use it in a `with`; one thread at a time."""
 
-    def __init__(self, package: ModelPackage, threads: int = 0, batch: int = 0) -> None:
+    def __init__(self, package: ModelPackage, threads: int = 0, batch: int = 0, precision: str = "auto") -> None:
         """Open a package's model.
 
         Args:
             threads: how many it may use; 0: as many as the machine has.
             batch: inputs in one run; 0: one, as more gained nothing on a CPU.
+            precision: see `engine.runtime.precision.choose`; int8 only where it is asked for, as it is slower.
 
         Raises:
             UnusableModel: the ONNX file is damaged, or not what its manifest says.
-            BackendUnavailable: the manifest asks for another precision than f32.
+            BackendUnavailable: the precision is not to be had here.
         """
         import onnxruntime
 
         self.manifest = package.manifest
-        if self.manifest.precision != "f32":
-            raise BackendUnavailable(
-                f"model '{self.manifest.name}' needs {self.manifest.precision}; ONNX Runtime on the CPU computes in f32"
-            )
+        choice = choose(package, precision, ("f32", "int8") if precision == "int8" else ("f32",), NAME)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.log_severity_level = 3  # errors only; they are raised as well
         try:
-            opened = onnxruntime.InferenceSession(str(package.weights), settings, providers=[PROVIDER])
+            opened = onnxruntime.InferenceSession(str(choice.weights), settings, providers=[PROVIDER])
         except Exception as error:  # the library has a dozen classes for this, without a common ground
             what = type(error).__name__
             raise UnusableModel(f"model '{self.manifest.name}' can't be opened by ONNX Runtime: {what}") from error
@@ -82,9 +81,9 @@ class OnnxRuntimeSession:
         self.model = ModelRef(
             self.manifest.name,
             self.manifest.version,
-            self.manifest.sha256,
+            choice.sha256,
             self.manifest.training_data.reference_only,
-            "f32",
+            choice.precision,
             f"{NAME} {version()}",
         )
 

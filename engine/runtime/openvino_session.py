@@ -3,10 +3,11 @@ A model run by OpenVINO on the CPU; the only door to OpenVINO.
 
 Left to itself, OpenVINO computes in bfloat16 on processors that have it and in float32 on others, so
 the same series would get another number on another machine. The precision is therefore always
-pinned to the manifest's, read back, and recorded.
+pinned to one that the manifest allows, read back, and recorded.
 """
 
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from engine.errors import BackendUnavailable, UnusableModel
 from engine.records import ModelRef
 from engine.runtime.graph import Dimensions, check_graph
 from engine.runtime.manifest import ModelPackage
+from engine.runtime.precision import choose
 from engine.runtime.session import in_runs
 
 NAME = "openvino"
@@ -47,40 +49,41 @@ def why_not() -> str:
 class OpenVinoSession:
     """A compiled model. Use it in a `with`; one thread at a time."""
 
-    def __init__(self, package: ModelPackage, threads: int = 0, batch: int = 0) -> None:
+    def __init__(self, package: ModelPackage, threads: int = 0, batch: int = 0, precision: str = "auto") -> None:
         """Compile a package's model.
 
         Args:
             threads: how many it may use; 0: as many as the machine has.
             batch: inputs in one run; 0: one, as more gained nothing on a CPU.
+            precision: see `engine.runtime.precision.choose`.
 
         Raises:
             UnusableModel: the ONNX file is damaged, or not what its manifest says.
-            BackendUnavailable: the library would compute in another precision than the manifest's.
+            BackendUnavailable: the precision is not to be had here.
         """
         import openvino
 
+        core = openvino.Core()
         self.manifest = package.manifest
-        wanted = self.manifest.precision
+        choice = choose(package, precision, _native(core), NAME)
+        wanted = "f32" if choice.precision == "int8" else choice.precision  # what is not quantised
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        graph = _read(package)
+        graph = _read(self.manifest.name, choice.weights)
         check_graph(self.manifest, _shapes(graph.inputs), _shapes(graph.outputs))
         self.batch = batch or 1
-        graph.reshape(
-            [self.batch, 1, *self.manifest.input_shape]
-        )  # of one size, kernels are chosen once and are faster
-        compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        graph.reshape([self.batch, 1, *self.manifest.input_shape])  # of one size: kernels are chosen once
+        compiled = core.compile_model(graph, "CPU", settings)
         used = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        if wanted == "f32" and used != "f32":
-            raise BackendUnavailable(f"model '{self.manifest.name}' needs f32; OpenVINO would compute in {used}")
+        if used != wanted:
+            raise BackendUnavailable(f"model '{self.manifest.name}' needs {wanted}; OpenVINO would compute in {used}")
         self.model = ModelRef(
             self.manifest.name,
             self.manifest.version,
-            self.manifest.sha256,
+            choice.sha256,
             self.manifest.training_data.reference_only,
-            used,
+            choice.precision,
             f"{NAME} {version()}",
         )
         self._request: Any = compiled.create_infer_request()
@@ -113,16 +116,22 @@ class OpenVinoSession:
         self._request = None
 
 
-def _read(package: ModelPackage) -> Any:
-    """The graph of a package, read as ONNX and as nothing else: `read_model` would try other formats too."""
+def _native(core: Any) -> list[str]:
+    """What the processor has instructions for; bf16 without them would be slower than f32."""
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ["f32", *(name for name, sign in (("bf16", "BF16"), ("int8", "INT8")) if sign in capabilities)]
+
+
+def _read(name: str, weights: Path) -> Any:
+    """The graph of a file, read as ONNX and as nothing else: `read_model` would try other formats too."""
     from openvino.frontend import FrontEndManager
 
     reader = FrontEndManager().load_by_framework("onnx")
     try:
-        return reader.convert(reader.load(str(package.weights)))
+        return reader.convert(reader.load(str(weights)))
     except Exception as error:  # the library's failures have no common ground below Exception
         what = type(error).__name__
-        raise UnusableModel(f"model '{package.manifest.name}' can't be read as ONNX by OpenVINO: {what}") from error
+        raise UnusableModel(f"model '{name}' can't be read as ONNX by OpenVINO: {what}") from error
 
 
 def _shapes(tensors: Any) -> list[Dimensions]:
