@@ -111,17 +111,56 @@ def bodies(
 
 @app.command()
 def adopt(
-    weights: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An ONNX file, weights inside.")],
+    weights: Annotated[Path, typer.Argument(exists=True, help="ONNX, torch checkpoint, or a MONAI bundle's folder.")],
     manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its manifest; the checksum is added.")],
     models: Annotated[Path, typer.Option(help="Your model folder, as named in the node's configuration.")],
+    network: Annotated[Path | None, typer.Option(help="A checkpoint's network: a recipe, or MONAI's JSON.")] = None,
 ) -> None:  # fmt: skip
-    """Check a model of your own, run it once, and put it into a model folder."""
+    """Check a model of your own, export it where it is no ONNX yet, run it once, and put it into a model folder."""
     from exporters.packages import adopt as take
 
-    package = take(weights, manifest, models)
+    package = take(weights, manifest, models, network)
     console.print(
         f"{package.manifest.name}@{package.manifest.version} serves {package.manifest.task}: {package.weights.parent}"
     )
+
+
+@app.command()
+def lower(
+    package: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A model package's folder.")],
+    precision: Annotated[str, typer.Argument(help="bf16, f16 or int8.")],
+    images: Annotated[Path | None, typer.Option(help="Normalised inputs (N, 1, K, J, I), .npy; else phantoms.")] = None,
+    count: Annotated[int, typer.Option(help="Of phantoms.")] = 4,
+    bound: Annotated[float | None, typer.Option(help="How far answers may stray; else the usual.")] = None,
+) -> None:  # fmt: skip
+    """Let a lower precision into a package, if the answers stay within a bound: Dice, mg/cm3, probability."""
+    import numpy as np
+
+    from exporters.lower import add_variant, phantom_images
+
+    given = np.load(images, allow_pickle=False) if images else phantom_images(open_package(package).manifest, count)
+    made = add_variant(package, precision, given, bound).manifest
+    parity = next(variant.parity for variant in made.variants if variant.precision == precision)
+    console.print(f"{made.name}@{made.version} in {precision}: {parity.metric} {parity.measured:.3g} "
+                  f"(at most {parity.bound:g})", highlight=False)  # fmt: skip
+
+
+@app.command()
+def plan(
+    models: Annotated[Path, typer.Option(help="The model folder.")] = PACKAGED_MODELS,
+    plans: Annotated[str, typer.Option(help="Where plans are kept; empty: the node's own folder.")] = "",
+    batch: Annotated[int, typer.Option(help="Inputs in one run; 0: what fills the device.")] = 0,
+) -> None:
+    """Build TensorRT's plans ahead of the night; tells first what TensorRT's parser would refuse."""
+    from engine.runtime.backends import RuntimeOptions, open_session
+    from exporters.tensorrt_rules import refused
+
+    for path in sorted(models.glob("*/manifest.toml")):
+        package = open_package(path.parent)
+        for word in refused(package.weights):
+            console.print(f"{package.manifest.name}: TensorRT takes no {word}", highlight=False)
+        with open_session(package, RuntimeOptions(backend="tensorrt", plans=plans, batch=batch)) as session:
+            console.print(f"{session.model} in {session.model.precision} on {session.model.backend}", highlight=False)
 
 
 @app.command()

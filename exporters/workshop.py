@@ -7,6 +7,7 @@ Everything lies in one folder a recipe outside the package: `cases/` or `crops/`
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import BackendUnavailable, UnusableModel
 from engine.runtime.manifest import ModelPackage
+from exporters.lower import add_variant
 from exporters.packages import package_reference
 from exporters.reference.cohorts import cohort
 from exporters.reference.recipe import Recipe
@@ -66,7 +69,12 @@ def package(recipe: Recipe, bench: Path, models: Path) -> ModelPackage:
     network = load_trained(recipe, bench)
     weights = bench / "weights.onnx"
     export(network, recipe.manifest.input_shape, weights)
-    return package_reference(recipe, weights, as_function(network), parity_images(recipe), models)
+    images = parity_images(recipe)
+    made = package_reference(recipe, weights, as_function(network), images, models)
+    if recipe.task == "spine_segmentation":  # the slowest by far, and the one that bears it
+        with suppress(BackendUnavailable, UnusableModel):  # a machine without bf16 can't show it; then it stays out
+            made = add_variant(made.weights.parent, "bf16", images)
+    return made
 
 
 def parity_images(recipe: Recipe, count: int = 3) -> NDArray[np.float32]:

@@ -54,7 +54,8 @@ class OnnxRuntimeSession:
         Args:
             threads: how many it may use; 0: as many as the machine has.
             batch: inputs in one run; 0: one, as more gained nothing on a CPU.
-            precision: see `engine.runtime.precision.choose`; int8 only where it is asked for, as it is slower.
+            precision: see `engine.runtime.precision.choose`; int8 and f16 only where they are asked
+                for: the first is slower than f32, the second emulated.
 
         Raises:
             UnusableModel: the ONNX file is damaged, or not what its manifest says.
@@ -63,7 +64,7 @@ class OnnxRuntimeSession:
         import onnxruntime
 
         self.manifest = package.manifest
-        choice = choose(package, precision, ("f32", "int8") if precision == "int8" else ("f32",), NAME)
+        choice = choose(package, precision, ("f32", *{precision} & {"int8", "f16"}), NAME)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.log_severity_level = 3  # errors only; they are raised as well

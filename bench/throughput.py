@@ -1,0 +1,273 @@
+"""
+Series an hour, whole program, beside the usual way and beside the floor.
+
+    python -m bench.throughput [--short]
+
+A phantom archive is analysed with stages overlapped, at 1, 4 and 16 times its size; some of its series are also
+analysed the peers' way (bench/peers_way.py), interleaved, with the same weights, and the answers are compared. The
+floor (bench/floor.py) says what this machine could do at best, and the gap is put down to the stages.
+"""
+
+import argparse
+import os
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bench import peers_way
+from bench.floor import BYTES, Rates, layers, measured_rates, network_floor
+from bench.report import keep, show
+from bench.stages import phantom_series
+from engine.batch import analyse_many
+from engine.programs.vertebral import VertebralOptions, VertebralProgram
+from engine.records import Quantity, SeriesFailure, SeriesRef
+from engine.runtime.backends import RuntimeOptions, backend_statuses
+from engine.runtime.manifest import find_package
+from engine.volume import Analysis, Segmentation
+
+H200_OPERATIONS, H200_MEMORY = 790e12, 4.3e12  # dense 16 bit, and bytes a second: measured elsewhere, not here
+PCIE = 50e9  # bytes a second to a card, likewise
+IN_FLIGHT = 4
+
+
+@dataclass
+class Watch:
+    """Peak memory and processor time while something runs."""
+
+    peak_bytes: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Watch":
+        process = psutil.Process()
+        self._cpu, self._began = sum(os.times()[:2]), time.perf_counter()
+
+        def look() -> None:
+            while not self._ended.wait(0.05):
+                self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
+
+        self._thread = threading.Thread(target=look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall_s = time.perf_counter() - self._began
+        self.cpu_s = sum(os.times()[:2]) - self._cpu
+        self._ended.set()
+        self._thread.join()
+
+
+def archive(series: list[SeriesRef], times: int) -> list[SeriesRef]:
+    """The same series again and again; the page cache serves the repeats, so the disk's share is told by the floor."""
+    return series * times
+
+
+def run(
+    program: VertebralProgram, series: list[SeriesRef], in_flight: int = IN_FLIGHT
+) -> tuple[Watch, dict[str, float]]:
+    """Analyse an archive; what it took, and the seconds of each stage in all."""
+    stages: dict[str, float] = defaultdict(float)
+    with Watch() as watch:
+        for outcome in analyse_many(series, program, in_flight):
+            if isinstance(outcome, SeriesFailure):
+                raise SystemExit(f"a phantom was set aside: {outcome.reason} {outcome.message}")
+            for name, seconds in outcome.result.stage_seconds:
+                stages[name] += seconds
+    return watch, stages
+
+
+def grown(program: VertebralProgram, series: list[SeriesRef], sizes: tuple[int, ...]) -> dict[int, dict[str, Any]]:
+    """Cost of a series and peak memory as the archive grows; sizes take turns, forth and back."""
+    runs: dict[int, list[tuple[Watch, dict[str, float]]]] = defaultdict(list)
+    for order in (sizes, sizes[::-1]):
+        for times in order:
+            runs[times].append(run(program, archive(series, times)))
+    found = {}
+    for times, some in runs.items():
+        count = times * len(series)
+        found[times] = {
+            "seconds_per_series": median(watch.wall_s / count for watch, _ in some),
+            "cpu_seconds_per_series": median(watch.cpu_s / count for watch, _ in some),
+            "processor_busy": median(watch.cpu_s / watch.wall_s for watch, _ in some) / len(os.sched_getaffinity(0)),
+            "peak_bytes": max(watch.peak_bytes for watch, _ in some),
+            "stage_seconds": {name: median(stages[name] / count for _, stages in some) for name in some[0][1]},
+            "stage_busy": {name: median(stages[name] / watch.wall_s for watch, stages in some) for name in some[0][1]},
+        }
+    return found
+
+
+def dice(one: Segmentation, other: Segmentation) -> float:
+    """Of vertebral bodies of the same name, the worst."""
+    worst = 1.0
+    for n, level in enumerate(one.segments, start=1):
+        if level not in other.segments:
+            return 0.0
+        a, b = one.labels == n, other.labels == other.segments.index(level) + 1
+        worst = min(worst, 2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+    return float(worst)
+
+
+def beside_peers(
+    program: VertebralProgram, series: list[SeriesRef], rounds: int, spacing_mm: float | None
+) -> dict[str, Any]:
+    """Both ways on the same series, in turns; ratios within a round, and how far their answers are apart."""
+    models = RuntimeOptions().model_folder
+    spine, density = find_package(models, "spine_segmentation"), find_package(models, "vertebral_bmd")
+    ratios, ours_s, peers_s, worst, apart = [], [], [], 1.0, 0.0
+    for turn in range(rounds):
+        one = series[turn % len(series)]
+        began = time.perf_counter()
+        analyses = [a for a in analyse_many(archive([one], 4), program, IN_FLIGHT) if isinstance(a, Analysis)]
+        ours = (time.perf_counter() - began) / 4
+        began = time.perf_counter()
+        bodies, values = peers_way.analyse(one, spine, density, spacing_mm)
+        peers = time.perf_counter() - began
+        ratios.append(peers / ours)
+        ours_s.append(ours)
+        peers_s.append(peers)
+        if spacing_mm is None:
+            worst = min(worst, dice(analyses[0].bodies, bodies))
+            own = {
+                m.finding_site: m.value
+                for m in analyses[0].result.measurements
+                if m.quantity is Quantity.VOLUMETRIC_BMD
+            }
+            apart = max([apart, *(abs(own[level] - value) for level, value in values.items() if level in own)])
+    return {"ratio": median(ratios), "ratios": ratios, "seconds_ours": median(ours_s), "seconds_peers": median(peers_s),
+            "worst_dice": worst, "largest_difference_mg_cm3": apart}  # fmt: skip
+
+
+def least(program: VertebralProgram, series: list[SeriesRef], rates: Rates) -> dict[str, float]:
+    """Seconds a series that each stage takes at least; the answers tell how many tiles and crops there were."""
+    models = RuntimeOptions().model_folder
+    spine, density = find_package(models, "spine_segmentation"), find_package(models, "vertebral_bmd")
+    spine_s = network_floor(spine, program._spine.model.precision, rates)
+    density_s = network_floor(density, program._density.model.precision, rates)
+    floors: dict[str, list[float]] = defaultdict(list)
+    for one in series:
+        tiles, crops, volume = counted(program, one)
+        file_bytes = sum(os.path.getsize(instance.path) for instance in one.instances)  # noqa: PTH202
+        floors["load"].append(2 * volume / rates.memory_bytes_per_s + file_bytes / rates.memory_bytes_per_s)
+        floors["disk"].append(file_bytes / rates.disk_bytes_per_s)
+        floors["segment"].append(tiles * spine_s + tiles * tile_bytes(spine) / rates.memory_bytes_per_s)
+        floors["predict"].append(crops * density_s)
+        floors["anatomy"].append(3 * volume / 2 / rates.memory_bytes_per_s)  # bodies and cores written, read once
+        floors["measure"].append(volume / rates.memory_bytes_per_s)
+        floors["tiles"].append(tiles)
+    return {name: float(np.mean(values)) for name, values in floors.items()}
+
+
+def tile_bytes(package: Any) -> float:
+    """HU read, input written, logits read and blended, once each, f32."""
+    voxels = float(np.prod(package.manifest.input_shape))
+    return voxels * 4 * (2 + 2 * len(package.manifest.labels))
+
+
+def counted(program: VertebralProgram, series: SeriesRef) -> tuple[int, int, int]:
+    """Tiles and crops that the networks saw of a series, and the bytes of its volume."""
+    case = program.begin(series)
+    for stage in program.stages:
+        (failure,) = stage.run([case])
+        if failure is not None:
+            raise failure
+    return len(case.tissues.looked), len(program._crops(case, program._density.manifest)), case.volume.hounsfield.nbytes
+
+
+def on_h200(tiles: float, slices: float, precision: str = "f16") -> dict[str, float]:
+    """What the floor of one H200 would allow: computed from figures measured elsewhere, never run here."""
+    spine = find_package(RuntimeOptions().model_folder, "spine_segmentation")
+    network = tiles * network_floor(spine, precision, Rates(H200_MEMORY, 1.0, H200_OPERATIONS))
+    logits = tiles * float(np.prod(spine.manifest.input_shape)) * len(spine.manifest.labels) * 4 / PCIE
+    pixels = slices * 512 * 512 * 2 / PCIE
+    return {"network_s": network, "logits_over_pcie_s": logits, "pixels_over_pcie_s": pixels,
+            "series_per_hour_floor": 3600 / (network + logits + pixels), "tiles": tiles,
+            "bytes_per_element": BYTES[precision],
+            "operations": tiles * sum(one.operations for one in layers(spine))}  # fmt: skip
+
+
+def main() -> None:
+    """Measure and keep the figures."""
+    arguments = argparse.ArgumentParser(description="Series an hour")
+    arguments.add_argument(
+        "--short", action="store_true", help="one series, a small archive, one round beside the peers"
+    )
+    arguments.add_argument("--no-peers", action="store_true", help="our own figures only")
+    given = arguments.parse_args()
+    series = phantom_series(given.short)
+    sizes = (1, 4) if given.short else (1, 4, 16)
+    threads = len(os.sched_getaffinity(0))
+    figures: dict[str, Any] = {
+        "series": len(series),
+        "slices": [len(one.instances) for one in series],
+        "in_flight": IN_FLIGHT,
+    }
+    for status in backend_statuses():
+        figures[f"session_{status.name}"] = status.version if status.can_run else f"not run: {status.why_not}"
+    with VertebralProgram(VertebralOptions(), RuntimeOptions()) as program:
+        figures["models"] = [f"{m} {m.precision} on {m.backend}" for m in program.models]
+        run(program, series)  # the first run pays for memory and caches
+        found = grown(program, series, sizes)
+        rates = measured_rates(program._spine.model.precision, threads)
+        floors = least(program, series, rates)
+        if not given.no_peers:
+            figures["peers"] = beside_peers(program, series, 1 if given.short else 3, None)
+            figures["ratio_peer_way"] = figures["peers"]["ratio"]
+            if not given.short:
+                figures["peers_at_1_5_mm"] = beside_peers(program, series[:1], 1, 1.5)
+    largest = found[sizes[-1]]
+    busy = {name: floors[name] for name in ("load", "segment", "anatomy", "measure", "predict")}
+    floor = max(sum(busy.values()), floors["disk"])
+    figures |= {
+        "growth": {str(times): one for times, one in found.items()},
+        "rates": vars(rates),
+        "floor_seconds": floors | {"all": floor},
+        "seconds_per_series": largest["seconds_per_series"],
+        "stage_seconds": largest["stage_seconds"],
+        "series_per_hour": 3600 / largest["seconds_per_series"],
+        "fraction_of_floor": floor / largest["seconds_per_series"],
+        f"cost_growth_{sizes[-1]}x": largest["seconds_per_series"] / found[1]["seconds_per_series"],
+        f"memory_growth_{sizes[-1]}x": largest["peak_bytes"] / found[1]["peak_bytes"],
+        "h200_computed": on_h200(floors["tiles"], float(np.mean([len(one.instances) for one in series]))),
+    }
+    file = keep("throughput", figures)
+    told(figures, found, floors, sizes)
+    print(f"written: {file}")
+
+
+def told(
+    figures: dict[str, Any], found: dict[int, dict[str, Any]], floors: dict[str, float], sizes: tuple[int, ...]
+) -> None:
+    """Print what was measured, and where the gap to the floor lies."""
+    rows = [
+        [f"{times} x", f"{one['seconds_per_series']:.2f}", f"{one['cpu_seconds_per_series']:.2f}",
+         f"{one['processor_busy']:.0%}", f"{one['peak_bytes'] / 2**20:.0f}"]
+        for times, one in found.items()
+    ]  # fmt: skip
+    show("As the archive grows", ["archive", "s a series", "CPU s", "processor busy", "peak MiB"], rows)
+    largest = found[sizes[-1]]
+    rows = [
+        [name, f"{seconds:.3f}", f"{largest['stage_busy'][name]:.0%}", f"{floors.get(name, 0):.3f}"]
+        for name, seconds in largest["stage_seconds"].items()
+    ]
+    show("Stages (seconds a series while the others run too)", ["stage", "seconds", "busy", "floor"], rows)
+    gap = {name: seconds - floors.get(name, 0) for name, seconds in largest["stage_seconds"].items()}
+    print(f"floor {figures['floor_seconds']['all']:.2f} s a series, {figures['fraction_of_floor']:.0%} of it reached; "
+          f"the next bottleneck is '{max(gap, key=gap.__getitem__)}'")  # fmt: skip
+    if "peers" in figures:
+        peers = figures["peers"]
+        apart = f"{peers['largest_difference_mg_cm3']:.2f} mg/cm3"
+        print(f"{peers['ratio']:.1f} times the peers' way ({peers['seconds_peers']:.1f} s a series); "
+              f"bodies' worst Dice {peers['worst_dice']:.3f}, densities at most {apart} apart")  # fmt: skip
+    card = figures["h200_computed"]
+    print(f"computed, not run: one H200 could do {card['series_per_hour_floor']:.0f} series an hour by its floor")
+
+
+if __name__ == "__main__":
+    main()
