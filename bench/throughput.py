@@ -180,14 +180,29 @@ def counted(program: VertebralProgram, series: SeriesRef) -> tuple[int, int, int
     return len(case.tissues.looked), len(program._crops(case, program._density.manifest)), case.volume.hounsfield.nbytes
 
 
+def least_alone(program: VertebralProgram, series: list[SeriesRef]) -> dict[str, float]:
+    """Processor seconds of each stage of a series, with nothing beside it in this process."""
+    spent: dict[str, float] = defaultdict(float)
+    for one in series:
+        case = program.begin(one)
+        for stage in program.stages:
+            began = time.process_time()
+            (failure,) = stage.run([case])
+            spent[stage.name] += (time.process_time() - began) / len(series)
+            if failure is not None:
+                raise failure
+    return dict(spent)
+
+
 def on_h200(tiles: float, slices: float, precision: str = "f16") -> dict[str, float]:
     """What the floor of one H200 would allow: computed from figures measured elsewhere, never run here."""
     spine = find_package(RuntimeOptions().model_folder, "spine_segmentation")
     network = tiles * network_floor(spine, precision, Rates(H200_MEMORY, 1.0, H200_OPERATIONS))
     logits = tiles * float(np.prod(spine.manifest.input_shape)) * len(spine.manifest.labels) * 4 / PCIE
     pixels = slices * 512 * 512 * 2 / PCIE
+    slowest = network + logits + pixels
     return {"network_s": network, "logits_over_pcie_s": logits, "pixels_over_pcie_s": pixels,
-            "series_per_hour_floor": 3600 / (network + logits + pixels), "tiles": tiles,
+            "series_per_hour_floor": 3600 / slowest, "tiles": tiles,
             "bytes_per_element": BYTES[precision],
             "operations": tiles * sum(one.operations for one in layers(spine))}  # fmt: skip
 
@@ -198,9 +213,12 @@ def main() -> None:
     arguments.add_argument(
         "--short", action="store_true", help="one series, a small archive, one round beside the peers"
     )
+    arguments.add_argument(
+        "--at-1-5-mm", action="store_true", help="the peers' way at their usual spacing too; minutes"
+    )
     arguments.add_argument("--no-peers", action="store_true", help="our own figures only")
     given = arguments.parse_args()
-    series = phantom_series(given.short)
+    series = phantom_series(given.short)[:2]
     sizes = (1, 4) if given.short else (1, 4, 16)
     threads = len(os.sched_getaffinity(0))
     figures: dict[str, Any] = {
@@ -217,14 +235,19 @@ def main() -> None:
         rates = measured_rates(program._spine.model.precision, threads)
         floors = least(program, series, rates)
         if not given.no_peers:
-            figures["peers"] = beside_peers(program, series, 1 if given.short else 3, None)
+            figures["peers"] = beside_peers(program, series, 1 if given.short else 2, None)
             figures["ratio_peer_way"] = figures["peers"]["ratio"]
-            if not given.short:
+            if given.at_1_5_mm:
                 figures["peers_at_1_5_mm"] = beside_peers(program, series[:1], 1, 1.5)
     largest = found[sizes[-1]]
     busy = {name: floors[name] for name in ("load", "segment", "anatomy", "measure", "predict")}
     floor = max(sum(busy.values()), floors["disk"])
+    card = on_h200(floors["tiles"], float(np.mean([len(one.instances) for one in series])))
+    alone = least_alone(program, series)
+    card["host_cpu_s"] = sum(seconds for name, seconds in alone.items() if name not in ("segment", "predict"))
+    card["cores_for_2000_an_hour"] = 2000 / 3600 * card["host_cpu_s"]
     figures |= {
+        "stage_cpu_seconds_alone": alone,
         "growth": {str(times): one for times, one in found.items()},
         "rates": vars(rates),
         "floor_seconds": floors | {"all": floor},
@@ -234,7 +257,7 @@ def main() -> None:
         "fraction_of_floor": floor / largest["seconds_per_series"],
         f"cost_growth_{sizes[-1]}x": largest["seconds_per_series"] / found[1]["seconds_per_series"],
         f"memory_growth_{sizes[-1]}x": largest["peak_bytes"] / found[1]["peak_bytes"],
-        "h200_computed": on_h200(floors["tiles"], float(np.mean([len(one.instances) for one in series]))),
+        "h200_computed": card,
     }
     file = keep("throughput", figures)
     told(figures, found, floors, sizes)
@@ -266,7 +289,8 @@ def told(
         print(f"{peers['ratio']:.1f} times the peers' way ({peers['seconds_peers']:.1f} s a series); "
               f"bodies' worst Dice {peers['worst_dice']:.3f}, densities at most {apart} apart")  # fmt: skip
     card = figures["h200_computed"]
-    print(f"computed, not run: one H200 could do {card['series_per_hour_floor']:.0f} series an hour by its floor")
+    print(f"computed, not run: one H200 could do {card['series_per_hour_floor']:.0f} series an hour by its floor; the host "
+          f"holds it back: {card['host_cpu_s']:.2f} CPU s a series, {card['cores_for_2000_an_hour']:.1f} cores for 2,000")  # fmt: skip
 
 
 if __name__ == "__main__":
