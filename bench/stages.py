@@ -44,9 +44,12 @@ def main() -> None:
     arguments.add_argument("--short", action="store_true", help="one series, few rounds")
     short = arguments.parse_args().short
     series = phantom_series(short)
-    backends = [status.name for status in backend_statuses() if status.can_run]
+    sessions = {status.name: RuntimeOptions(backend=status.name) for status in backend_statuses() if status.can_run}
+    if "openvino" in sessions:  # the same library at the weights' own precision
+        sessions["openvino_f32"] = RuntimeOptions(backend="openvino", precision="f32")
+    backends = list(sessions)
     rounds = 3 if short else 7
-    programs = {name: VertebralProgram(VertebralOptions(), RuntimeOptions(backend=name)) for name in backends}
+    programs = {name: VertebralProgram(VertebralOptions(), options) for name, options in sessions.items()}
     results: dict[str, list[ScreeningResult]] = {name: [] for name in backends}
     seconds: dict[str, list[float]] = {name: [] for name in backends}
     for program in programs.values():
@@ -71,6 +74,7 @@ def main() -> None:
         by_stage = {stage: [dict(one.stage_seconds)[stage] for one in results[name]] for stage in stages}
         figures[f"stage_seconds_{name}"] = {stage: spread(values) for stage, values in by_stage.items()}
         figures[f"seconds_per_series_{name}"] = spread(seconds[name])
+        figures[f"precisions_{name}"] = [model.precision for model in results[name][0].models]
         rows.append([name, *(f"{median(values):.2f}" for values in by_stage.values()), f"{median(seconds[name]):.2f}"])
     if {"openvino", "onnxruntime"} <= set(backends):
         pairs = zip(seconds["onnxruntime"], seconds["openvino"], strict=True)
