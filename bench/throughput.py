@@ -289,8 +289,9 @@ def told(
         print(f"{peers['ratio']:.1f} times the peers' way ({peers['seconds_peers']:.1f} s a series); "
               f"bodies' worst Dice {peers['worst_dice']:.3f}, densities at most {apart} apart")  # fmt: skip
     card = figures["h200_computed"]
-    print(f"computed, not run: one H200 could do {card['series_per_hour_floor']:.0f} series an hour by its floor; the host "
-          f"holds it back: {card['host_cpu_s']:.2f} CPU s a series, {card['cores_for_2000_an_hour']:.1f} cores for 2,000")  # fmt: skip
+    print(f"computed, not run: one H200 could do {card['series_per_hour_floor']:.0f} series an hour by its floor;")
+    needed = f"{card['cores_for_2000_an_hour']:.1f} cores for 2,000 an hour"
+    print(f"what holds it back is the host: {card['host_cpu_s']:.2f} CPU s a series, {needed}")
 
 
 if __name__ == "__main__":
