@@ -29,7 +29,7 @@ from exporters.reference.warm_start import take_weights
 Report = Callable[[int, float, float], None]
 """Called with the step, the mean loss since the last call, and seconds a step."""
 
-CLASS_WEIGHTS = (0.8, 1.0, 1.2, 1.5, 2.0, 1.2)  # of the cross entropy: thin tissues count more; our choice
+CLASS_WEIGHTS = (0.8, 1.0, 1.2, 1.5, 2.5, 1.2)  # of the cross entropy: thin tissues count more; our choice
 REPORT_EVERY = 25
 
 

@@ -97,7 +97,7 @@ def rib_path(trunk: Trunk, bone: Vertebra, side: int) -> NDArray[np.float64]:
 
     number = 13 if bone.name[0] == "L" else int(bone.name[1:])
     end = (125, 140, 150, 152, 152, 150, 146, 138, 128, 116, 84, 52, 34)[number - 1] * bone.rib
-    drop = (32, 45, 58, 66, 70, 74, 78, 80, 80, 76, 64, 46, 30)[number - 1] * trunk.rib_drop
+    fall = (23, 37, 52, 60, 64, 67, 68, 70, 74, 72, 62, 40, 22)[number - 1] * trunk.rib_drop * min(1.0, bone.rib)
     a, b, h = bone.width / 2, bone.depth / 2, bone.height
     at_top = 0.42 * h if 2 <= number <= 10 else 0.18 * h  # heads of 11 and 12 sit on their own body
     reach = 0.36 * a + 4.0 + 12 * bone.process
@@ -106,8 +106,8 @@ def rib_path(trunk: Trunk, bone: Vertebra, side: int) -> NDArray[np.float64]:
     angles = np.deg2rad(np.linspace(24, max(end, 30), 9))
     level = start[-1][2]
     around = []
-    for angle in angles:
-        z = level - drop * ((angle - angles[0]) / np.deg2rad(140)) ** 1.0 - 3
+    for angle, share in zip(angles, np.linspace(0, 1, 9), strict=True):  # the last ribs fall as far as they reach aside
+        z = level - fall * share - 3
         inside = 0.45 * trunk.wall
         width, depth = trunk.at(z, trunk.half_width) - inside, trunk.at(z, trunk.half_depth) - inside
         mx, my = (trunk.at(z, [m[axis] for m in trunk.middle]) for axis in (0, 1))

@@ -1,10 +1,14 @@
 """The packaged reference models find, name and measure what is known of phantoms, and know their limits on real CT."""
 
+import gzip
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from engine.batch import analyse_many
 from engine.loading.headers import read_header
@@ -13,7 +17,7 @@ from engine.records import Quantity, Reason, SeriesRef, VertebralLevel
 from engine.runtime.backends import RuntimeOptions
 from engine.segmentation.vertebrae import SegmentationOptions
 from engine.series import series_of
-from engine.volume import Analysis
+from engine.volume import Analysis, Volume
 from exporters.reference.phantom_series import SeriesTruth, write_series
 from exporters.reference.scanner import scanner
 from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
@@ -152,3 +156,45 @@ def test_a_real_chest_with_contrast_gives_no_density(program, real_ct):
     if result.reason is not Reason.CONTRAST:
         assert result.levels == result.measurements == ()  # no name, no number
     assert len(analysis.bodies.boxes) >= 9  # some eleven bodies are in view
+
+
+def nifti_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """A NIfTI label map on a volume's grid of the same spacing; its affine is RAS, a volume's LPS."""
+    raw = gzip.decompress(path.read_bytes())
+    shape = struct.unpack("<3h", raw[42:48])
+    (kind,), (offset,) = struct.unpack("<h", raw[70:72]), struct.unpack("<f", raw[108:112])
+    values = np.frombuffer(raw, {2: "u1", 4: "<i2", 16: "<f4", 64: "<f8"}[kind], int(np.prod(shape)), int(offset))
+    rows = np.diag([-1.0, -1.0, 1.0]) @ np.array(struct.unpack("<12f", raw[280:328])).reshape(3, 4)
+    inside = np.argwhere(values.reshape(shape, order="F") > 0)
+    index = np.rint(volume.geometry.to_index(inside @ rows[:, :3].T + rows[:, 3])).astype(int)
+    mask = np.zeros(volume.geometry.shape, dtype=bool)
+    mask[tuple(index.T)] = True
+    return mask
+
+
+def body_part(vertebra: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What lies before the spinal canal: the canal is the hole that a vertebra's slices close around."""
+    holes = np.stack([ndimage.binary_fill_holes(plane) & ~plane for plane in vertebra])
+    holes &= holes.sum(axis=(1, 2), keepdims=True) > 40  # voxels; smaller gaps are pores
+    first_rows = [np.flatnonzero(plane.any(axis=1))[0] for plane in holes if plane.any()]
+    body = vertebra.copy()
+    body[:, int(np.median(first_rows)) :] = False
+    return body
+
+
+@pytest.mark.real_data
+def test_a_real_chest_s_vertebrae_are_told_apart_without_a_jump(program, real_ct):
+    """T12's mask is the only truth at hand; its body part, by the rule of `body_part`, must overlap with one body."""
+    analysis = program.analyse(series_in(real_ct / "ct_thorax_contrast"))
+    labels, segments = analysis.bodies.labels, analysis.bodies.segments
+    true = body_part(nifti_mask(real_ct / "ct_thorax_contrast_T12.nii.gz", analysis.volume))
+    found = int(np.bincount(labels[true], minlength=len(segments) + 1)[1:].argmax()) + 1
+    overlap = 2 * np.count_nonzero(true & (labels == found)) / (true.sum() + np.count_nonzero(labels == found))
+    assert overlap >= 0.80
+    assert segments[found - 1] in (None, L.T12)  # the right name or none
+    centres = ndimage.center_of_mass(labels > 0, labels, range(1, len(segments) + 1))
+    apart = np.linalg.norm(np.diff(centres, axis=0) * analysis.volume.geometry.spacing_mm, axis=1)
+    assert (apart > 15).all()
+    assert (apart < 32).all()
+    names = [list(L).index(name) for name in segments if name is not None]
+    assert names == list(range(names[0], names[0] + len(names))) if names else True
