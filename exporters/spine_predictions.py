@@ -46,7 +46,7 @@ class BodyRow:
     view: str
     contrast: str
     level: str  # its anatomical name, counted from the neck
-    expected: str  # its name by the stated rule: from the sacrum where that is in view, else from the last ribs
+    expected: str  # its name by the rule of `expectations`
     whole: int  # 1: not cut by the images
     anchor: int  # 1: the sacrum, or the last ribs and the body below them, are in view
     transitional: int  # 1: a patient with four or six lumbar bodies
@@ -145,18 +145,21 @@ def compare(case: ScanCase, truth: Raster, named: NamedVertebrae | None, reason:
 
 
 def expectations(phantom: SpinePhantom, view: Geometry) -> tuple[dict[VertebralLevel, str], bool]:
-    """Each body's name by the stated rule, and whether an anchor is in view."""
+    """Each body's name by the stated rule, and whether an anchor is wholly in view.
+
+    The rule: counted from the sacrum where that is in view, else from the last ribs where those are, else the
+    anatomical name. It matters in patients with four or six lumbar bodies alone.
+    """
     levels = phantom.levels
     ribbed = [n for n, level in enumerate(levels) if phantom.vertebra(level).rib]
     lowest = phantom.sacrum.point(0, 0, phantom.sacrum.height / 2 - WINGS_MM)
     sacrum = _whole(phantom, levels[-1], view) and bool(view.to_index(lowest)[0] >= 0)
     after = ribbed[-1] + 1
     ribs = after < len(levels) and all(_whole(phantom, levels[n], view) for n in (ribbed[-1], after))
-    if not (sacrum or ribs):
-        return {}, False
-    first = LOWEST - (len(levels) - 1) if sacrum else LEVELS.index(VertebralLevel.T12) - ribbed[-1]
+    some = bool(view.to_index(np.asarray(phantom.vertebra(levels[ribbed[-1]]).centre))[0] >= 0)
+    first = LOWEST - (len(levels) - 1) if sacrum else LEVELS.index(VertebralLevel.T12) - ribbed[-1] if some else 0
     names = {level: first + n for n, level in enumerate(levels)}
-    return {level: str(LEVELS[n]) for level, n in names.items() if 0 <= n < len(LEVELS)}, True
+    return {level: str(LEVELS[n]) for level, n in names.items() if 0 <= n < len(LEVELS)}, sacrum or ribs
 
 
 def _transitional(phantom: SpinePhantom) -> bool:
@@ -228,7 +231,7 @@ def figures(rows: list[BodyRow]) -> dict[str, float | int]:
     whole = [row for row in rows if row.whole]
     can = [row for row in whole if row.anchor]
     cannot = [row for row in rows if not row.anchor]
-    wrong = {row.case for row in cannot if row.named and row.named != row.level}
+    wrong = {row.case for row in cannot if row.named and row.named != row.expected}
     scans = {row.case for row in cannot}
     by_anchor = {
         "level_accuracy": _share(row.named == row.expected for row in can),
