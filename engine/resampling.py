@@ -107,17 +107,18 @@ def _along_axes(
     """The grids' axes run along each other: an axis at a time, means of blocks and interpolation in one."""
     from engine.kernels import share_out, weigh_axes
 
-    result = np.full(target, outside, dtype=np.float32)
     taps: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     within: list[slice] = []
     for axis in range(3):
         index = step[axis, axis] * np.arange(target[axis]) + step[axis, 3]
         seen = np.flatnonzero((index >= -0.5 - 1e-6) & (index <= shape[axis] - 0.5 + 1e-6))
         if not len(seen):
-            return result
+            return np.full(target, outside, dtype=np.float32)
         within.append(slice(int(seen[0]), int(seen[-1]) + 1))
         taps.append(_taps(index[within[-1]] - start[axis], block.shape[axis], int(factor[axis])))
     along_k, along_j, along_i = taps
+    everywhere = all(part == slice(0, n) for part, n in zip(within, target, strict=True))
+    result = np.empty(target, np.float32) if everywhere else np.full(target, outside, np.float32)
     inside = result[tuple(within)]
     share_out(
         inside.shape[0],
