@@ -55,6 +55,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # our choice: before a process that 
 HEALTHY_S = 60.0  # our choice: one that lived so long starts again without a longer pause
 KILL_MARGIN_S = 30.0  # our choice: beyond its own grace, a process gets so long to end
 LOOK_EVERY_S = 0.1
+SWITCH_INTERVAL_S = 0.0005  # our choice: an association that waits for the interpreter has a sender that waits for it
 
 Ready = Callable[[dict[str, object]], None]
 """Called once a process does its work, with what others want to know of it."""
@@ -67,6 +68,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
         DeploymentError: a person must act.
     """
     stop = _stopped_by_signal()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     key = site_key(config)
     count = series_counter(config.backfill, config.studies.count_at)
     with (
