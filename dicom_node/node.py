@@ -55,7 +55,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # our choice: before a process that 
 HEALTHY_S = 60.0  # our choice: one that lived so long starts again without a longer pause
 KILL_MARGIN_S = 30.0  # our choice: beyond its own grace, a process gets so long to end
 LOOK_EVERY_S = 0.1
-SWITCH_INTERVAL_S = 0.0005  # our choice: an association that waits for the interpreter has a sender that waits for it
+SWITCH_INTERVAL_S = 0.0001  # our choice: an association that waits for the interpreter has a sender that waits for it
 
 Ready = Callable[[dict[str, object]], None]
 """Called once a process does its work, with what others want to know of it."""

@@ -117,7 +117,9 @@ class Reception:
         self._early: tuple[Elements, InstanceHeader] | None = None  # what the header says, if it was here early
         self._look_at_bytes = LOOK_EARLY_BYTES
         self._full = StorageFull(why) if (why := acceptance.pressure()) else None
-        self._registered: tuple[InstanceHeader, Path] | None = None
+        self._registered: tuple[InstanceHeader, Path, Arrival] | None = None
+        self._status = OUR_FAULT
+        self._seconds = 0.0, 0.0, 0.0  # that looking, writing and flushing took
         self._digesting: Future[None] | None = None
         self.take(file_head(command.sop_class_uid, command.sop_instance_uid, transfer_syntax_uid))
 
@@ -148,17 +150,20 @@ class Reception:
         except Exception:
             log.exception("an instance was not taken")
             answer = Answer(OUR_FAULT, "a fault of the receiver")
-        metrics.count_instance(answer.status, self.size_bytes)
+        self._status = answer.status
         return answer
 
     def settle(self) -> None:
         """What can wait until the sender has its answer: the registry. No view is used any more when it returns."""
+        metrics.count_instance(self._status, self.size_bytes)
         if self._digesting is not None:
             self._digesting.result()
         if self._registered is not None:
-            header, path = self._registered
-            arrival = Registered(header, str(path), self.size_bytes, self._digest.hexdigest())
-            self._acceptance.registrar.offer(arrival)
+            header, path, arrival = self._registered
+            registered = Registered(header, str(path), self.size_bytes, self._digest.hexdigest())
+            self._acceptance.registrar.offer(registered)
+            metrics.count_arrival(arrival)
+            metrics.time_stages(*self._seconds)
         self.drop()
 
     def drop(self) -> None:
@@ -185,9 +190,8 @@ class Reception:
                 raise UnreadableInstance(Reason.INSTANCE_CONFLICT, "the same instance came before with other content")
         except UnreadableInstance as refused:
             return self._refuse(refused)
-        metrics.time_stages(inspected - began, written - inspected, perf_counter() - written)
-        metrics.count_arrival(arrival)
-        self._registered = header, path
+        self._seconds = inspected - began, written - inspected, perf_counter() - written
+        self._registered = header, path, arrival
         return Answer(SUCCESS)
 
     def _look_early(self) -> None:
