@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 
 from db import backfill, outbox, overview, queue
 from db.connection import Database
-from dicom_node import backfill_commands, console, doctor, folder, node, population_commands
+from dicom_node import backfill_commands, console, doctor, folder, node
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
@@ -55,7 +55,20 @@ class Commands(TyperGroup):
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(backfill_commands.app, name="backfill", help="Read an archive from the past, series by series.")
-population_commands.add_to(app)
+
+
+PROCESSES = frozenset({"receive", "work", "send"})
+
+
+def _add_population_commands() -> None:
+    """Statistics take 30 MB and are for people; a process that runs for weeks, one of many, goes without."""
+    if not PROCESSES.intersection(sys.argv[1:]) or ("--supervised" not in sys.argv and sys.argv[-1] not in PROCESSES):
+        from dicom_node import population_commands
+
+        population_commands.add_to(app)
+
+
+_add_population_commands()
 
 ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", metavar="FILE", help="Write this JSON file once the work has begun.")
