@@ -213,6 +213,7 @@ def result_table(result: ScreeningResult) -> dict[str, Any]:
         "patient": _site(result, None),
         "levels": [{"level": str(level)} | _site(result, level) for level in result.levels],
         "aggregated_levels": [str(level) for level in result.aggregated_levels],
+        "areal_levels": [str(level) for level in result.areal_levels],
         "calibrated_levels": [str(level) for level in result.calibrated_levels],
         "calibrations": [asdict(one) | {"corrections": list(one.corrections)} for one in result.calibrations],
         "quality_flags": [_flag(flag) for flag in result.flags(None)],
@@ -236,7 +237,11 @@ def _site(result: ScreeningResult, level: VertebralLevel | None) -> dict[str, An
     site: dict[str, Any] = {
         "measurements": {name: value for measurement in measurements for name, value in measurement.items()},
         "finding": finding and str(finding),
-    }
+        "findings": {str(one.quantity): {"finding": str(one.finding), "policy": one.policy}
+                     for one in result.evaluations if one.finding_site == level},
+        "class_probabilities": {str(one.finding): one.value
+                                for one in result.class_probabilities if one.finding_site == level},
+    }  # fmt: skip
     return site if level is None else site | {"quality_flags": [_flag(flag) for flag in result.flags(level)]}
 
 

@@ -151,7 +151,7 @@ def _figures(recipe: Recipe, rows: list[Row], wanted: Callable[[Row], bool]) -> 
         table = np.stack([patients(name) for name in PROBABILITIES], axis=1)
         area = macro_auc(table, truth.tolist())
         right = float((table.argmax(axis=1) == truth).mean())
-        return {"count": len(numbers), "macro_AUC": str(area), "accuracy": _round(right, 3)}
+        return {"count": len(numbers), "macro_AUC": str(area or "-"), "accuracy": _round(right, 3)}
     (name,) = SAID[recipe.task]
     found = regression_table(patients(f"{name}_predicted"), patients(name))
     single = regression_table([row[f"{name}_predicted"] for row in some], [row[name] for row in some])

@@ -1,8 +1,8 @@
 """
 The bench where a recipe becomes a package: cases, training, export, each in its place and resumable.
 
-Everything lies in one folder a recipe outside the package: `cases/` or `crops/`, `checkpoint.pt`,
-`weights.onnx`. An interrupted step goes on where it stopped.
+Everything lies in one folder a recipe outside the package: `cases/`, `checkpoint.pt`, `weights.onnx`; a
+cohort's vertebrae lie beside them, for all models that read them. An interrupted step goes on where it stopped.
 """
 
 from collections.abc import Callable, Sequence

@@ -35,6 +35,8 @@ class NetworkRecipe:
     growth: int = 12  # of dense layers
     crop: tuple[int, ...] = ()  # (row, column, rows, columns) of a picture that the graph reads; the rest is background
     stem_stride: int = 2  # of the first convolution (ResNet)
+    bands: tuple[float, ...] = ()  # SD of Gaussians in pixels; the network is handed the grain between them too
+    grain_box: tuple[int, ...] = ()  # (row, column, rows, columns) inside a picture's body: grain is measured there
 
 
 @dataclass(frozen=True, slots=True)

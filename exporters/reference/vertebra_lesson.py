@@ -26,7 +26,7 @@ CUTS_MG = (80.0, 120.0)  # between the classes: Peng 2023
 TRUTH = {"vertebral_bmd": "vbmd", "vertebral_class": "vbmd", "areal_bmd": "abmd", "bone_score": "tbs"}
 """Which truth a task is about."""
 END_OF_SCAN = 0.3  # share of crops that are cut short and continued, as the engine continues them
-SHIFT = 4  # pixels that a picture may be moved
+SHIFT = 2  # pixels that a picture may be moved
 
 
 def vertebra_lesson(recipe: Recipe, samples: Path, fold: int) -> Lesson:

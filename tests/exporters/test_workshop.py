@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import BadOption, UnusableModel
-from engine.runtime.manifest import PACKAGED_MODELS, ModelPackage, find_package, open_package
+from engine.runtime.manifest import PACKAGED_MODELS, ModelPackage, find_optional, find_package, open_package
 from engine.runtime.onnxruntime_session import OnnxRuntimeSession
 from exporters.packages import adopt, manifest_text
 from exporters.parity import measure_parity
@@ -204,7 +204,7 @@ def test_a_network_answers_in_the_shape_that_its_manifest_promises(name):
     assert output.shape == ((*answers, *recipe.manifest.input_shape) if spine else answers)
 
 
-@pytest.mark.parametrize("task", ["spine_segmentation", "vertebral_bmd"])
+@pytest.mark.parametrize("task", [task for task in NAMES if find_optional(PACKAGED_MODELS, task)])
 def test_the_packaged_weights_are_whole_small_and_reference_only(task):
     packed = find_package(PACKAGED_MODELS, task)
     assert packed.weights.stat().st_size < 15 * 2**20
