@@ -160,7 +160,8 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path):
     config = tmp_path / "node.toml"
     config.write_text("[reciever]\nport = 1\n")
-    for name in [*sorted(set(COMMANDS) - {"version", "analyse", "explain", "backfill"}), "backfill list"]:
+    wants_more = {name for name, command in COMMANDS.items() if any(one.required for one in command.params)}
+    for name in [*sorted(set(COMMANDS) - wants_more - {"version", "backfill", "query"}), "backfill list"]:
         told = call(*name.split(), "--config", config)
         assert told.exit_code == 2
         assert told.output == "trabecula: unknown option 'reciever'; did you mean 'receiver'?\n"
