@@ -180,7 +180,7 @@ def counted(program: VertebralProgram, series: SeriesRef) -> tuple[int, int, int
     return len(case.tissues.looked), len(program._crops(case, program._density.manifest)), case.volume.hounsfield.nbytes
 
 
-def least_alone(program: VertebralProgram, series: list[SeriesRef]) -> dict[str, float]:
+def alone_s(program: VertebralProgram, series: list[SeriesRef]) -> dict[str, float]:
     """Processor seconds of each stage of a series, with nothing beside it in this process."""
     spent: dict[str, float] = defaultdict(float)
     for one in series:
@@ -234,6 +234,7 @@ def main() -> None:
         found = grown(program, series, sizes)
         rates = measured_rates(program._spine.model.precision, threads)
         floors = least(program, series, rates)
+        alone = alone_s(program, series)
         if not given.no_peers:
             figures["peers"] = beside_peers(program, series, 1 if given.short else 2, None)
             figures["ratio_peer_way"] = figures["peers"]["ratio"]
@@ -243,7 +244,6 @@ def main() -> None:
     busy = {name: floors[name] for name in ("load", "segment", "anatomy", "measure", "predict")}
     floor = max(sum(busy.values()), floors["disk"])
     card = on_h200(floors["tiles"], float(np.mean([len(one.instances) for one in series])))
-    alone = least_alone(program, series)
     card["host_cpu_s"] = sum(seconds for name, seconds in alone.items() if name not in ("segment", "predict"))
     card["cores_for_2000_an_hour"] = 2000 / 3600 * card["host_cpu_s"]
     figures |= {
