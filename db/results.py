@@ -6,7 +6,6 @@ exactly one current result or one reason, however often and by whomever it was w
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from math import isfinite
 from typing import Any
 
@@ -16,6 +15,18 @@ from db.columns import utc_now
 from db.connection import insert_into
 from db.events import tell
 from db.origins import model_id, model_refs, policy_used, run_id
+from db.outcome_rows import (
+    CALIBRATION,
+    JUDGED,
+    LEVEL_MARKS,
+    LEVELS,
+    POLICIES,
+    extras_of,
+    model_of,
+    models_of,
+    numbers_of,
+    vertebra_of,
+)
 from db.population import summary
 from db.queue import Claim, held
 from db.schema import (
@@ -49,28 +60,6 @@ from engine.records import (
     SeriesFailure,
     VertebralLevel,
 )
-
-_LEVELS = tuple(VertebralLevel)
-_CALIBRATION = tuple(field.name for field in fields(Calibration))
-_COLUMNS = tuple(quantity for quantity in Quantity if quantity in vertebra.c)  # the others: extra_measurement
-_JUDGED = {  # quantities that are called something, with the column of what
-    Quantity.VOLUMETRIC_BMD: "finding",
-    Quantity.CALIBRATED_BMD: "calibrated_bmd_finding",
-    Quantity.AREAL_BMD: "areal_bmd_finding",
-    Quantity.TRABECULAR_BONE_SCORE: "trabecular_bone_score_finding",
-}
-_POLICIES = {quantity: column.replace("finding", "policy") for quantity, column in _JUDGED.items()}
-_MODEL_COLUMNS = {  # every other: attenuation_model
-    Quantity.VOLUMETRIC_BMD: "density_model",
-    Quantity.CALIBRATED_BMD: "calibrated_bmd_model",
-    Quantity.AREAL_BMD: "areal_bmd_model",
-    Quantity.TRABECULAR_BONE_SCORE: "trabecular_bone_score_model",
-}
-_LEVEL_MARKS = {  # vertebrae that went into the patient's values, by column
-    "aggregated": "aggregated_levels",
-    "calibrated_aggregated": "calibrated_levels",
-    "areal_aggregated": "areal_levels",
-}
 
 
 def complete(
@@ -137,25 +126,25 @@ def current_result(
     if row is None:
         return None
     vertebrae = connection.execute(sa.select(vertebra).where(vertebra.c.result_id == row.id)).all()
-    in_order = sorted(vertebrae, key=lambda each: _LEVELS.index(each.level))
+    in_order = sorted(vertebrae, key=lambda each: LEVELS.index(each.level))
     places: list[tuple[VertebralLevel | None, Any]] = [(each.level, each) for each in in_order] + [(None, row)]
     return ScreeningResult(
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=series_instance_uid,
         program=row.program,
         levels=tuple(each.level for each in in_order),
-        **{name: tuple(each.level for each in in_order if getattr(each, mark)) for mark, name in _LEVEL_MARKS.items()},
+        **{name: tuple(each.level for each in in_order if getattr(each, mark)) for mark, name in LEVEL_MARKS.items()},
         measurements=tuple(
-            Measurement(quantity, value, level, _model_of(row, quantity))
+            Measurement(quantity, value, level, model_of(row, quantity))
             for level, numbers in places
             for quantity in Quantity
             if (value := getattr(numbers, quantity, None)) is not None
         )
         + _extra_measurements(connection, row.id),
         evaluations=tuple(
-            Evaluation(finding, level, getattr(row, _POLICIES[quantity]), quantity)
+            Evaluation(finding, level, getattr(row, POLICIES[quantity]), quantity)
             for level, numbers in places
-            for quantity, column in _JUDGED.items()
+            for quantity, column in JUDGED.items()
             if (finding := getattr(numbers, column)) is not None
         ),
         quality_flags=_flags(connection, row.id),
@@ -197,9 +186,9 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
             revision=claim.revision,
             run_id=run_id(connection, claim.owner, claim.program, outcome.engine_version),
             is_current=True,
-            **_numbers(outcome, None),
+            **numbers_of(outcome, None),
             reason=outcome.reason,
-            **_models_of(outcome),
+            **models_of(outcome),
             **_policies_of(connection, outcome),
             engine_version=outcome.engine_version,
             analysed_at=outcome.analysed_at,
@@ -208,13 +197,13 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
         )
         .returning(result.c.id)
     ).scalar_one()
-    _insert(connection, vertebra, [{"result_id": result_id, **_vertebra(outcome, level)} for level in outcome.levels])
+    _insert(connection, vertebra, [{"result_id": result_id, **vertebra_of(outcome, level)} for level in outcome.levels])
     calibrations = [
-        {"result_id": result_id, "ordinal": ordinal, **{name: getattr(each, name) for name in _CALIBRATION}}
+        {"result_id": result_id, "ordinal": ordinal, **{name: getattr(each, name) for name in CALIBRATION}}
         for ordinal, each in enumerate(outcome.calibrations)
     ]
     _insert(connection, calibration, calibrations)
-    _insert(connection, extra_measurement, [{"result_id": result_id, **each} for each in _extras(outcome)])
+    _insert(connection, extra_measurement, [{"result_id": result_id, **each} for each in extras_of(outcome)])
     flags = [
         {
             "result_id": result_id,
@@ -276,29 +265,8 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any
         connection.execute(sa.insert(table), rows)
 
 
-def _numbers(outcome: ScreeningResult, level: VertebralLevel | None) -> dict[str, Any]:
-    numbers: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in _COLUMNS}
-    findings = {column: outcome.finding(level, quantity) for quantity, column in _JUDGED.items()}
-    return numbers | findings | {f"probability_{one}": outcome.probability(one, level) for one in CLASSES}
-
-
-def _extras(outcome: ScreeningResult) -> list[dict[str, Any]]:
-    """Measurements whose quantity has no column."""
-    return [
-        {
-            "ordinal": ordinal,
-            "finding_site": each.finding_site,
-            "quantity": each.quantity,
-            "value": each.value,
-            "model": each.model,
-        }
-        for ordinal, each in enumerate(outcome.measurements)
-        if each.quantity not in _COLUMNS
-    ]
-
-
 def _calibrations(connection: sa.Connection, result_id: int) -> tuple[Calibration, ...]:
-    columns = [calibration.c[name] for name in _CALIBRATION]
+    columns = [calibration.c[name] for name in CALIBRATION]
     query = sa.select(*columns).where(calibration.c.result_id == result_id).order_by(calibration.c.ordinal)
     return tuple(Calibration(**row._mapping) for row in connection.execute(query))
 
@@ -309,36 +277,10 @@ def _extra_measurements(connection: sa.Connection, result_id: int) -> tuple[Meas
     return tuple(Measurement(Quantity(row.quantity), row.value, row.finding_site, row.model) for row in rows)
 
 
-def _vertebra(outcome: ScreeningResult, level: VertebralLevel) -> dict[str, Any]:
-    withholding = [flag.reason for flag in outcome.flags(level) if flag.withholds]
-    return {
-        "level": level,
-        **_numbers(outcome, level),
-        "reason": withholding[0] if withholding else None,
-        **{mark: level in getattr(outcome, name) for mark, name in _LEVEL_MARKS.items()},
-    }
-
-
-def _models_of(outcome: ScreeningResult) -> dict[str, str | None]:
-    """The model of each measure, by its column."""
-    columns: dict[str, str | None] = {_model_column(quantity): None for quantity in _COLUMNS}
-    measured = [each for each in outcome.measurements if each.quantity in _COLUMNS]
-    columns["class_model"] = next((each.model for each in outcome.class_probabilities), None)
-    return columns | {_model_column(each.quantity): each.model for each in reversed(measured)}
-
-
 def _policies_of(connection: sa.Connection, outcome: ScreeningResult) -> dict[str, str]:
     """The policy of each finding, by its column."""
-    named = {_POLICIES[each.quantity]: each.policy for each in reversed(outcome.evaluations)}
+    named = {POLICIES[each.quantity]: each.policy for each in reversed(outcome.evaluations)}
     return {column: policy_used(connection, name) for column, name in ({"policy": outcome.policy} | named).items()}
-
-
-def _model_column(quantity: Quantity) -> str:
-    return _MODEL_COLUMNS.get(quantity, "attenuation_model")
-
-
-def _model_of(row: Any, quantity: Quantity) -> str:
-    return str(getattr(row, _model_column(quantity)))
 
 
 def _flags(connection: sa.Connection, result_id: int) -> tuple[QualityFlag, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from db import results, schema
+from db import outcome_rows, schema
 from db.connection import StatementFailed
 from db.queue import reap
 from db.results import complete, current_result
@@ -85,8 +85,8 @@ def test_all_that_the_records_can_say_comes_back(database, phantoms):
 
 
 def test_a_quantity_without_a_column_lies_in_the_side_table(database, phantoms, monkeypatch):
-    columns = tuple(quantity for quantity in results._COLUMNS if quantity is not Quantity.CALIBRATED_BMD)
-    monkeypatch.setattr(results, "_COLUMNS", columns)
+    columns = tuple(quantity for quantity in outcome_rows.COLUMNS if quantity is not Quantity.CALIBRATED_BMD)
+    monkeypatch.setattr(outcome_rows, "COLUMNS", columns)
     phantoms.waiting(database)
     (claimed,) = phantoms.claim(database)
     given = everything(phantoms.result(claimed.series))
