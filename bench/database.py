@@ -33,7 +33,6 @@ from db.population import export, summary, views
 
 BATCH = 100  # studies in one transaction
 BULK = 5_000
-ROUNDS = 3
 LOOK_UPS = 60
 NOT_READ_WHOLE = {"measurement"}  # has a row for each vertebra: read by patient, and whole by the export
 
@@ -45,16 +44,19 @@ def main() -> None:
     parser.add_argument("--upsert", type=int, default=20_000, help="studies that come in by batched upsert")
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
     parser.add_argument("--folder", type=Path, default=None, help="where the data lies; kept")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each view is read")
     parser.add_argument("--short", action="store_true", help="a small archive; nothing is kept")
     asked = parser.parse_args()
     archive = Archive(2_000 if asked.short else asked.patients)
     figures: dict[str, Any] = {"patients": archive.patients, "studies": archive.studies}
-    if not asked.short:
-        figures = _measured_before(archive) | figures
     with _folder(asked.folder) as folder:
         for name in asked.databases:
             with _database(name, folder) as (database, options):
-                figures |= measure(name, database, options, archive, min(asked.upsert, archive.studies), folder)
+                figures |= measure(
+                    name, database, options, archive, min(asked.upsert, archive.studies), folder, asked.rounds
+                )
+    if not asked.short:
+        figures = _measured_before(archive) | figures
     rows = [[name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"] for name, value in figures.items()]
     show("database", ["figure", "value"], rows)
     if not asked.short:
@@ -62,7 +64,13 @@ def main() -> None:
 
 
 def measure(
-    name: str, database: Database, options: DatabaseOptions, archive: Archive, upserted: int, folder: Path
+    name: str,
+    database: Database,
+    options: DatabaseOptions,
+    archive: Archive,
+    upserted: int,
+    folder: Path,
+    rounds: int,
 ) -> dict[str, Any]:
     """All figures of one database."""
     found: dict[str, Any] = {}
@@ -74,7 +82,7 @@ def measure(
     with closing(open_database(options, read_only=True)) as reader:
         for view in views.definitions():
             if view not in NOT_READ_WHOLE:
-                seconds, cpu, rows = _timed(reader, f"SELECT * FROM {view}")
+                seconds, cpu, rows = _timed(reader, f"SELECT * FROM {view}", rounds)
                 found |= {f"view_s_{name}_{view}": seconds, f"view_cpu_s_{name}_{view}": cpu}
                 found[f"view_rows_{view}"] = rows
         found |= {f"lookup_ms_{name}_{what}": ms for what, ms in look_ups(reader)}
@@ -84,7 +92,7 @@ def measure(
     found[f"export_s_{name}"] = time.perf_counter() - began
     found["export_rows"] = sum(exported.values())
     if name == "sqlite":
-        found |= duckdb_views(target)
+        found |= duckdb_views(target, rounds)
     return found
 
 
@@ -139,7 +147,7 @@ def look_ups(database: Database) -> Iterator[tuple[str, float]]:
         yield what, 1000 * median(seconds)
 
 
-def duckdb_views(folder: Path) -> dict[str, Any]:
+def duckdb_views(folder: Path, rounds: int) -> dict[str, Any]:
     """The same questions over the Parquet files."""
     import duckdb
 
@@ -151,7 +159,7 @@ def duckdb_views(folder: Path) -> dict[str, Any]:
             connection.execute(text)
             if view not in NOT_READ_WHOLE:
                 seconds = []
-                for _ in range(ROUNDS):
+                for _ in range(rounds):
                     began = time.perf_counter()
                     connection.execute(f"SELECT * FROM {view}").fetchall()
                     seconds.append(time.perf_counter() - began)
@@ -164,12 +172,12 @@ def _read(database: Database, query: str) -> int:
         return len(connection.exec_driver_sql(query).cursor.fetchall())
 
 
-def _timed(database: Database, query: str) -> tuple[float, float, int]:
+def _timed(database: Database, query: str, rounds: int) -> tuple[float, float, int]:
     """Median seconds by the clock, median seconds of processor here and in the server, rows."""
     seconds, cpu, rows = [], [], 0
     with database.read() as connection:
         server = _server(connection)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             began, used = time.perf_counter(), _cpu_s(server)
             rows = len(connection.exec_driver_sql(query).cursor.fetchall())
             seconds.append(time.perf_counter() - began)
