@@ -69,6 +69,7 @@ def flag_tables(rows: Sequence[Row]) -> dict[str, Any]:
                 "by_truth": _flag_table(own, "by_truth"),
                 "end_to_end": _flag_table(asked, "end_to_end") if asked else None,
                 "level_not_named": len(own) - len(asked),
+                "present_not_named": len(where(own, lambda row: row["asked"] == "0" and row["present"] == "1")),
             }
     return told
 

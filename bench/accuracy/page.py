@@ -114,12 +114,14 @@ def _flags(told: dict[str, Any], made: Sequence[str]) -> list[str]:
                 table: BinaryTable = one[kind]["table"]
                 present = table.true_positives + table.false_negatives
                 rows.append([f"`{flag}`", title, present, one[kind]["sensitivity"] or "-", table.count - present,
-                             _share(table.false_positive_rate)])  # fmt: skip
+                             _share(table.false_positive_rate),
+                             one["present_not_named"] if kind == "end_to_end" else 0])  # fmt: skip
     return [
         "## Quality flags",
         "Patients with findings far more often than in life. A fracture counts from 25 % of the height; losses between "
-        "0 and 25 % are neither. A dense focus counts from 2 % of the core. The header is silent about contrast.",
-        _table(["flag", "", "present", "sensitivity (95 % CI)", "absent", "false alarms"], rows),
+        "0 and 25 % are neither. A dense focus counts from 2 % of the core. The header is silent about contrast. End to end only levels "
+        "are asked that the engine found and named; where it did not, nothing is given, and that is counted beside.",
+        _table(["flag", "", "present", "sensitivity (95 % CI)", "absent", "false alarms", "present, no level"], rows),
         *_pictures(made, "accuracy_flags.png"),
     ]
 
