@@ -11,6 +11,7 @@ truth masks it is the rule alone that is asked; end to end, the network's outlin
 import argparse
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -65,7 +66,8 @@ class Scan:
 
 def kept_case(number: int, cache: Path | None) -> Scan:
     """A case from the cache, or drawn and kept there: drawing takes longer than all that is asked of it."""
-    file = None if cache is None else cache / f"case_{number:04}.npz"
+    drawn = hashlib.sha256(repr((FIRST_SEED, _odds(number), _machine(number))).encode()).hexdigest()[:8]
+    file = None if cache is None else cache / f"case_{number:04}_{drawn}.npz"
     if file is None or not file.exists():
         case = draw_case(number)
         if file is not None:
@@ -181,7 +183,11 @@ def _raised_flags(
 
 
 def _patient(number: int) -> SpinePhantom:
-    return draw_phantom(FIRST_SEED + number, options=OFTEN if number < FIRST_HALF else ALWAYS)
+    return draw_phantom(FIRST_SEED + number, options=_odds(number))
+
+
+def _odds(number: int) -> PhantomOptions:
+    return OFTEN if number < FIRST_HALF else ALWAYS
 
 
 def _machine(number: int) -> Scanner:
