@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 LOWEST_OPSET, HIGHEST_OPSET = 9, 20  # read by 10.0 and by 11.x alike
-WORDS = """Add ArgMax AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose
-    DequantizeLinear Div Elu Erf Exp Expand Flatten Gather Gemm GlobalAveragePool GlobalMaxPool GroupNormalization
-    HardSigmoid Identity InstanceNormalization LayerNormalization LeakyRelu LogSoftmax MatMul Max MaxPool Min Mul Neg
-    PRelu Pad Pow QuantizeLinear ReduceMax ReduceMean ReduceSum Relu Reshape Resize Shape Sigmoid Slice Softmax Softplus
-    Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Upsample Where"""
+WORDS = """
+    Abs Add And ArgMax AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose DequantizeLinear Div Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND
+    Gemm GlobalAveragePool GlobalMaxPool Greater GroupNormalization HardSigmoid Identity
+    InstanceNormalization LayerNormalization LeakyRelu Less Log LogSoftmax MatMul Max MaxPool Min Mul Neg
+    PRelu Pad Pow QuantizeLinear ReduceMax ReduceMean ReduceSum Relu Reshape Resize Shape Sigmoid Slice
+    Softmax Softplus Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Upsample Where
+"""
 OPERATORS = frozenset(WORDS.split())
 
 
