@@ -203,9 +203,7 @@ def _dice(rows: Sequence[Row]) -> Figure:
         axis.text(1.01, n, text, va="center", fontsize=8, transform=axis.get_yaxis_transform())
     axis.set_yticks(range(len(keys)), [key + (" (never trained on)" if unseen == "1" else "") for unseen, key in
                                        reversed(keys)])  # fmt: skip
-    axis.set(
-        title="Dice of whole vertebral bodies: median, quartiles, 5-95 %; mean (bodies) at the right", xlabel="Dice"
-    )
+    axis.set(title="Dice of whole bodies: median, quartiles, 5-95 %; mean (bodies)", xlabel="Dice")
     return figure
 
 
