@@ -165,6 +165,7 @@ REASONS: dict[Reason, str] = {
     Reason.PIXELS_UNREADABLE: "Pixels unreadable",
     Reason.PIXELS_IMPLAUSIBLE: "Pixels implausible",
     Reason.FILE_MISSING: "File missing",
+    Reason.PIXELS_CLEARED: "Pixels cleared from the spool",
     Reason.NO_VERTEBRA: "No vertebra found",
     Reason.LEVEL_UNCERTAIN: "Vertebral level uncertain",
     Reason.LEVEL_GAP: "Gap in the row of levels",

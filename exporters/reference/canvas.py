@@ -34,9 +34,14 @@ class Region:
 class Canvas:
     """What a CT sees, as two fields that a scanner turns into HU, and the truth beside them."""
 
-    def __init__(self, geometry: Geometry) -> None:
-        """Start with air."""
+    def __init__(self, geometry: Geometry, densest: float = DENSEST) -> None:
+        """Start with air.
+
+        Args:
+            densest: mg/cm3 that a shell adds up to at most; inf where mass must be kept whatever the grid.
+        """
         self.geometry = geometry
+        self._densest = np.float32(densest)
         self.soft = np.full(geometry.shape, AIR, dtype=np.float32)  # HU of everything but mineral, at 120 kV
         self.mineral = np.zeros(geometry.shape, dtype=np.float32)  # mg hydroxyapatite / cm3
         self.labels = np.zeros(geometry.shape, dtype=np.uint8)  # tissue
@@ -104,7 +109,7 @@ class Canvas:
             near = np.clip(1.5 - 2.0 * np.abs(distance + middle) / self.edge_mm, 0.0, 1.0)  # its integral is edge_mm
             below = self.mineral[at]
             more = below + near * (shell * np.float32(10.0 / self.edge_mm))  # mg/cm2 over mm -> mg/cm3
-            self.mineral[at] = np.maximum(below, np.minimum(more, np.float32(DENSEST)))
+            self.mineral[at] = np.maximum(below, np.minimum(more, self._densest))
             bare = False
         self._any_mineral = self._any_mineral or not bare
         if label is not None:

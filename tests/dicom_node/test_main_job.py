@@ -72,7 +72,7 @@ def missing_slice(slices: Slices) -> None:
 def doubled_position(slices: Slices) -> None:
     other = deepcopy(slices[0])
     other.SOPInstanceUID = generate_uid()
-    other.PixelData = bytes(len(other.PixelData))
+    other.PixelData = other.PixelData[::-1]
     slices.append(other)
 
 
@@ -356,7 +356,7 @@ def test_the_pacs_gets_report_segmentation_and_picture(run: Run) -> None:
     assert len(objects(run, "plain", SecondaryCaptureImageStorage)) == 1
 
 
-def test_the_segmentation_has_one_segment_a_level(run: Run) -> None:
+def test_the_segmentation_has_a_core_and_a_body_a_level(run: Run) -> None:
     (received,) = objects(run, "plain", SegmentationStorage)
     segmentation = highdicom.seg.Segmentation.from_dataset(received)
     levels = run.ask(
@@ -364,7 +364,9 @@ def test_the_segmentation_has_one_segment_a_level(run: Run) -> None:
         "JOIN series s ON s.id = r.series_id JOIN study t ON t.id = s.study_id WHERE t.study_instance_uid = ?",
         run.studies["plain"],
     )
-    assert segmentation.number_of_segments == levels[0][0] > 0
+    labels = [segmentation.get_segment_description(n).segment_label for n in segmentation.segment_numbers]
+    assert sum(label.endswith("trabecular core") for label in labels) == levels[0][0] > 0
+    assert sum(label.endswith("vertebral body") for label in labels) == levels[0][0] == len(labels) / 2
 
 
 def test_reports_carry_the_identity_of_the_source(run: Run) -> None:

@@ -7,7 +7,7 @@ from engine.records import VertebralLevel
 from engine.volume import CANONICAL, Geometry
 from exporters.reference.absorptiometry import areal_density
 from exporters.reference.canvas import Canvas
-from exporters.reference.spine_phantom import draw_phantom
+from exporters.reference.spine_phantom import PLAIN, draw_phantom
 from exporters.reference.trabecular import Texture, draw_habitus, draw_texture, grain_of
 
 AXES, ORIGIN = np.eye(3), np.zeros(3)
@@ -65,9 +65,9 @@ def test_the_score_has_its_spread_and_hardly_knows_the_density():
 
 
 def test_areal_density_is_a_property_of_the_patient():
-    patient = draw_phantom(7000, vbmd=110.0)
+    patient = draw_phantom(7000, vbmd=110.0, options=PLAIN)
     value = areal_density(patient, VertebralLevel.L2)
     assert 0.6 < value < 1.3
     assert areal_density(patient, VertebralLevel.L2, 0.8) == pytest.approx(value, rel=0.02)
-    denser = areal_density(draw_phantom(7000, vbmd=170.0), VertebralLevel.L2)
+    denser = areal_density(draw_phantom(7000, vbmd=170.0, options=PLAIN), VertebralLevel.L2)
     assert denser > 1.15 * value

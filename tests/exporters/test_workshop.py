@@ -151,7 +151,7 @@ def test_ones_own_model_is_adopted_with_its_checksum(made, tmp_path):
 
 def test_a_model_that_is_not_what_its_manifest_says_is_not_adopted(made, tmp_path):
     _, _, packed = made
-    wrong = replace(packed.manifest, output="classes", labels=(*packed.manifest.labels, "one_more"))
+    wrong = replace(packed.manifest, output="classes", labels=(*packed.manifest.labels, "one_more", "and_one"))
     (tmp_path / "wrong.toml").write_text(manifest_text(wrong))
     with pytest.raises(UnusableModel, match="promises"):
         adopt(packed.weights, tmp_path / "wrong.toml", tmp_path / "models")
