@@ -27,7 +27,7 @@ from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
 from dicom_node.intake import acceptance as room
 from dicom_node.intake.acceptance import STATUSES
-from dicom_node.intake.options import ReceiverOptions
+from dicom_node.intake.options import DataPath, ReceiverOptions
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.services import SOP_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.logs import LogFormat, LogOptions, configure_logs
@@ -260,6 +260,30 @@ def test_ae_titles_are_checked_where_that_is_asked_for(open_door):
         association = ae.associate("127.0.0.1", door.port, ae_title=called)
         assert association.is_established == accepted
         assert association.is_rejected == (not accepted)
+        if accepted:
+            association.release()
+
+
+@pytest.mark.parametrize("data_path", DataPath)
+@pytest.mark.parametrize(("network", "accepted"), [("127.0.0.0/8", True), ("10.1.0.0/16", False), ("::/0", False)])
+def test_only_addresses_on_the_list_get_in(network, accepted, data_path, open_door):
+    door = open_door(allowed_networks=(network,), data_path=data_path)
+    ae = AE()
+    ae.add_requested_context(CTImageStorage)
+    association = ae.associate("127.0.0.1", door.port)
+    assert association.is_established == accepted
+    if accepted:
+        association.release()
+
+
+@pytest.mark.parametrize("data_path", DataPath)
+def test_a_node_has_several_names_and_no_others(data_path, open_door):
+    door = open_door(ae_title="NODE", other_ae_titles=("NIGHT", "OLD_NAME"), data_path=data_path)
+    for called, accepted in (("NODE", True), ("NIGHT", True), ("OLD_NAME", True), ("TRABECULA", False)):
+        ae = AE()
+        ae.add_requested_context(CTImageStorage)
+        association = ae.associate("127.0.0.1", door.port, ae_title=called)
+        assert association.is_established == accepted
         if accepted:
             association.release()
 
