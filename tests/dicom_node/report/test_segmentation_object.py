@@ -1,5 +1,7 @@
 """The segmentation holds exactly the measured voxels, where they are in the patient, and no empty frame."""
 
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from pydicom.uid import LegacyConvertedEnhancedCTImageStorage, RLELossless
 from dicom_node.report.options import ReportOptions, SegmentationForm
 from dicom_node.report.segmentation_object import build_segmentation, measured_cores, tracking_name
 from dicom_node.report.source_headers import read_source
+from dicom_node.report.structured_report import build_report
 from engine.records import VertebralLevel
 from engine.volume import Geometry, Segmentation, Volume
 
@@ -178,6 +181,16 @@ def test_a_series_of_a_thousand_slices_costs_no_more_than_its_spine(series, tmp_
     segmentation = build_segmentation(long, cores, source, ReportOptions())
     assert len(source.slices) == 1 + 17 * 25 - 7
     assert segmentation.NumberOfFrames == 17 * 18
+    report = build_report(long, cores, segmentation, source, ReportOptions())
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    assert [len(one.ReferencedSOPSequence) for one in study.ReferencedSeriesSequence] == [1000, 1]
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dicom3tools (dciodvfy) is not installed: what was written is not judged")
+    for name, written in (("seg", segmentation), ("sr", report)):
+        written.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+        said = subprocess.run(["dciodvfy", str(tmp_path / f"{name}.dcm")], capture_output=True, text=True, check=False)
+        assert [line for line in said.stderr.splitlines() if line.startswith("Error")] == []
+        assert said.returncode == 0
 
 
 def test_an_unnamed_core_is_not_reported(series):
