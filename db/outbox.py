@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from db.columns import utc_now, word
 from db.events import tell
 from db.queue import LOST, Reaped
-from db.schema import Change, ObjectState, outbox
+from db.schema import Change, ObjectState, outbox, result, series
+from engine.records import ObjectUids, Program
 
 MAX_ATTEMPTS = 20  # our choice: with the back-off, about ten hours of a peer that refuses
 BACK_OFF_S = 10.0  # our choice: wait after the first refusal; doubles with each
@@ -43,6 +44,27 @@ class SentObject:
 
     sop_class_uid: str
     sop_instance_uid: str
+
+
+def latest_sent(
+    connection: sa.Connection, series_instance_uid: str, program: Program, kind: str
+) -> ObjectUids | None:
+    """The latest object of a kind on a series of images that a destination has; None: none has any.
+
+    One that was withdrawn before anybody got it is not told: nobody could look it up.
+    """
+    images = series.c.series_instance_uid == series_instance_uid
+    reached = outbox.c.state.in_((ObjectState.SENT, ObjectState.COMMITTED))
+    row = connection.execute(
+        sa.select(outbox.c.sop_class_uid, outbox.c.series_instance_uid, outbox.c.sop_instance_uid)
+        .join_from(outbox, result)
+        .join(series)
+        .where(images, result.c.program == program, outbox.c.kind == kind, reached)
+        .where(outbox.c.series_instance_uid.is_not(None))
+        .order_by(outbox.c.result_id.desc(), outbox.c.id.desc())
+        .limit(1)
+    ).first()
+    return ObjectUids(*row) if row else None
 
 
 def claim_objects(

@@ -240,6 +240,7 @@ def _post(
                 result_id=result_id,
                 kind=each.kind,
                 sop_class_uid=each.sop_class_uid,
+                series_instance_uid=each.series_instance_uid,
                 sop_instance_uid=each.sop_instance_uid,
                 path=each.path,
                 destination=destination,
@@ -251,7 +252,7 @@ def _post(
                 created_at=utc_now(),
             )
             anew: dict[str, sa.ColumnElement[Any]] = {
-                name: new.excluded[name] for name in ("result_id", "path", "attempts", "not_before", "detail")
+                name: new.excluded[name] for name in ("result_id", "series_instance_uid", "path", "attempts", "not_before", "detail")
             }
             is_sent = outbox.c.state.in_((ObjectState.SENT, ObjectState.COMMITTED))
             anew["cleared_at"] = sa.null()  # it was just written again

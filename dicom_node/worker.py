@@ -20,7 +20,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from db import queue, results
+from db import outbox, queue, results
 from db.connection import Database
 from db.queue import Claim
 from dicom_node.report.options import ReportOptions
@@ -237,7 +237,11 @@ class Worker:
         """The report's objects, durable before a row speaks of them."""
         try:
             folder = self._spool.outgoing_folder(analysis.series.series_instance_uid)
-            written = write_report(analysis, folder, self._report_options)
+            with self._database.read() as connection:
+                before = outbox.latest_sent(
+                    connection, analysis.series.series_instance_uid, analysis.result.program, "sr"
+                )
+            written = write_report(analysis, folder, self._report_options, before)
             self._spool.settle(Path(item.path) for item in written.objects)
         except ScreeningError:
             raise

@@ -403,10 +403,20 @@ class SeriesFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectUids:
+    """Names one DICOM object."""
+
+    sop_class_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportObject:
     """A DICOM object that was written and waits to be sent."""
 
     kind: str  # "sr", "seg", "picture"
     sop_class_uid: str
+    series_instance_uid: str  # of the object itself, not of the images
     sop_instance_uid: str
     path: str

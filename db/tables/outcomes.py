@@ -175,6 +175,7 @@ outbox = sa.Table(
     belongs_to("result"),
     sa.Column("kind", SafeText(16), nullable=False),
     sa.Column("sop_class_uid", UID, nullable=False),
+    sa.Column("series_instance_uid", UID),  # of the object; NULL: written before this was kept
     sa.Column("sop_instance_uid", UID, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("destination", SafeText(64), nullable=False),

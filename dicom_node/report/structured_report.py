@@ -18,8 +18,8 @@ from dicom_node.report.measurement_groups import groups
 from dicom_node.report.options import MANUFACTURER, RESEARCH_ONLY, ReportOptions
 from dicom_node.report.segmentation_object import MeasuredCores
 from dicom_node.report.source_headers import UTF8, SourceHeaders, lay_identity, middle
-from dicom_node.report.uids import device_uid
-from engine.records import ScreeningResult
+from dicom_node.report.uids import device_uid, report_uid
+from engine.records import ObjectUids, ScreeningResult
 from engine.volume import Analysis
 
 
@@ -29,12 +29,14 @@ def build_report(
     segmentation: Dataset | None,
     source: SourceHeaders,
     options: ReportOptions,
+    predecessor: ObjectUids | None = None,
 ) -> Dataset:
     """The report document.
 
     Args:
         segmentation: the object that holds `cores`; None where there is none to refer to.
         source: with the middle slice of each core.
+        predecessor: the document of the same study that this one replaces; named only if it is another one.
     """
     from highdicom.sr import Comprehensive3DSR
 
@@ -47,6 +49,7 @@ def build_report(
         is_final=False,
         is_verified=False,
         specific_character_set=UTF8,
+        previous_versions=_previous(analysis, predecessor),
         **object_attributes("sr", analysis.series, result, source, options),
     )
     report.CodingSchemeIdentificationSequence = [_our_scheme()]
@@ -151,6 +154,17 @@ def _instances(analysis: Analysis) -> Sequence[Dataset]:
         image.SeriesInstanceUID = analysis.series.series_instance_uid
         evidence.append(image)
     return evidence
+
+
+def _previous(analysis: Analysis, predecessor: ObjectUids | None) -> list[Dataset] | None:
+    """What Predecessor Documents Sequence (PS3.3 C.17.2) names; a document never names itself."""
+    if predecessor is None or predecessor.sop_instance_uid == report_uid("sr", analysis.series, analysis.result):
+        return None
+    former = Dataset()
+    former.StudyInstanceUID = analysis.series.study_instance_uid
+    former.SeriesInstanceUID = predecessor.series_instance_uid
+    former.SOPClassUID, former.SOPInstanceUID = predecessor.sop_class_uid, predecessor.sop_instance_uid
+    return [former]
 
 
 def _our_scheme() -> Dataset:

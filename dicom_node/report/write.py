@@ -23,7 +23,7 @@ from dicom_node.report.source_headers import read_source, unquoted
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.uids import report_uid
 from engine.errors import ScreeningError, SeriesError, StorageFull
-from engine.records import Reason, ReportObject
+from engine.records import ObjectUids, Reason, ReportObject
 from engine.volume import Analysis
 
 __all__ = ["ReportOptions", "WrittenReport", "write_report"]
@@ -37,18 +37,21 @@ class WrittenReport:
     picture_path: str | None  # the same picture as PNG, for people at the machine; never sent
 
 
-def write_report(analysis: Analysis, folder: Path, options: ReportOptions) -> WrittenReport:
+def write_report(
+    analysis: Analysis, folder: Path, options: ReportOptions, predecessor: ObjectUids | None = None
+) -> WrittenReport:
     """Write the report on one analysis.
 
     Args:
         folder: exists, and is on a disk that keeps what is written.
+        predecessor: the document that a peer was sent before on the same series, and that this one replaces.
 
     Raises:
         SeriesError: the source's headers do not let a report be written, or its files are gone.
         StorageFull: the folder does not take the files.
     """
     try:
-        objects, picture = _build(analysis, options)
+        objects, picture = _build(analysis, options, predecessor)
     except ScreeningError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, UnicodeError) as bad:
@@ -65,7 +68,9 @@ def write_report(analysis: Analysis, folder: Path, options: ReportOptions) -> Wr
     return WrittenReport(written, picture_path)
 
 
-def _build(analysis: Analysis, options: ReportOptions) -> tuple[list[tuple[str, Dataset]], bytes | None]:
+def _build(
+    analysis: Analysis, options: ReportOptions, predecessor: ObjectUids | None
+) -> tuple[list[tuple[str, Dataset]], bytes | None]:
     """All objects by kind, and the picture's PNG."""
     cores = measured_cores(analysis, options.bodies)
     covered = range(cores.start, cores.start + len(cores.labels))
@@ -75,7 +80,7 @@ def _build(analysis: Analysis, options: ReportOptions) -> tuple[list[tuple[str, 
     if (cores.levels or cores.bodies) and source.has_frame_of_reference:
         segmentation = build_segmentation(analysis, cores, source, options)
         objects.append(("seg", segmentation))
-    objects.insert(0, ("sr", build_report(analysis, cores, segmentation, source, options)))
+    objects.insert(0, ("sr", build_report(analysis, cores, segmentation, source, options, predecessor)))
     if not options.picture:
         return objects, None
     overview = draw_overview(analysis)
@@ -90,7 +95,8 @@ def _write_object(kind: str, dataset: Dataset, folder: Path) -> ReportObject:
     with unquoted():
         dataset.save_as(content, enforce_file_format=True)
     path = _write_whole(folder / f"{_file_stem(dataset.SOPInstanceUID)}.dcm", content.getvalue())
-    return ReportObject(kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(path))
+    uids = (str(dataset.SOPClassUID), str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID))
+    return ReportObject(kind, *uids, str(path))
 
 
 def _file_stem(sop_instance_uid: str) -> str:

@@ -168,7 +168,9 @@ class Phantoms:
         )
 
     def objects(self, *uids: str) -> tuple[ReportObject, ...]:
-        return tuple(ReportObject("sr", "1.2.840.10008.5.1.4.1.1.88.34", uid, f"/outgoing/{uid}") for uid in uids)
+        return tuple(
+            ReportObject("sr", "1.2.840.10008.5.1.4.1.1.88.34", f"{uid}.0", uid, f"/outgoing/{uid}") for uid in uids
+        )
 
     def arrive(self, database: Database, *arrivals: Arrival) -> tuple[Registration, ...]:
         with database.begin() as connection:

@@ -3,11 +3,11 @@
 import pytest
 
 from db import schema
-from db.outbox import claim_objects, postpone, reap, refused, retry, sent
+from db.outbox import claim_objects, latest_sent, postpone, reap, refused, retry, sent
 from db.queue import retry as retry_job
 from db.results import complete
 from db.schema import ObjectState
-from engine.records import Reason
+from engine.records import ObjectUids, Program, Reason
 
 
 def analysed(database, phantoms, *uids, destinations=("PACS",)):
@@ -50,6 +50,30 @@ def test_what_was_sent_is_not_sent_again_under_the_same_uid(database, phantoms):
     analysed(database, phantoms, "2.25.1", "2.25.2")
     assert [each.sop_instance_uid for each in take(database)] == ["2.25.2"]
     assert phantoms.count(database, schema.outbox) == 2
+
+
+def test_only_what_reached_a_destination_is_a_documents_predecessor(database, phantoms):
+    def former():
+        with database.read() as connection:
+            return latest_sent(connection, "1.2.1.1", Program.VERTEBRAL, "sr")
+
+    phantoms.waiting(database)
+    analysed(database, phantoms, "2.25.1")
+    assert former() is None
+    (claimed,) = take(database)
+    with database.begin() as connection:
+        assert sent(connection, claimed)
+    assert former() == ObjectUids(claimed.sop_class_uid, "2.25.1.0", "2.25.1")
+    phantoms.arrive(database, *phantoms.series(instances=[4]))
+    phantoms.close(database)
+    analysed(database, phantoms, "2.25.2")
+    assert former().sop_instance_uid == "2.25.1"
+    (claimed,) = take(database)
+    with database.begin() as connection:
+        assert sent(connection, claimed)
+        assert latest_sent(connection, "1.2.1.1", Program.VERTEBRAL, "seg") is None
+        assert latest_sent(connection, "1.2.9.9", Program.VERTEBRAL, "sr") is None
+    assert former().sop_instance_uid == "2.25.2"
 
 
 def test_what_is_superseded_is_not_sent_any_more(database, phantoms):

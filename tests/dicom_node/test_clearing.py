@@ -74,7 +74,7 @@ class Node:
         path.write_bytes(kind.encode())
         (folder / f"{kind}.png").write_bytes(b"picture")
         uid = f"2.25.{int(hashlib.sha256(f'{series}{kind}'.encode()).hexdigest()[:20], 16)}"
-        return ReportObject(kind, "1.2.840.10008.5.1.4.1.1.88.34", uid, str(path))
+        return ReportObject(kind, "1.2.840.10008.5.1.4.1.1.88.34", f"{uid}.0", uid, str(path))
 
     def done(self, number: int, *destinations: str) -> list[ReportObject]:
         """A series comes, is analysed, and its reports wait."""

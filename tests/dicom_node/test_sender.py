@@ -126,7 +126,7 @@ class Reports:
         dataset.PatientID, dataset.PatientName = "ID", "Marked^Patient"
         path = self.folder / f"{kind}-{self._series}-{number}.dcm"
         dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
-        return ReportObject(kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(path))
+        return ReportObject(kind, str(dataset.SOPClassUID), "1.2.3", str(dataset.SOPInstanceUID), str(path))
 
     def states(self, destination: str) -> list[str]:
         """States of all objects for a destination, in the order in which they were written."""

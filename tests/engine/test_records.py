@@ -57,7 +57,7 @@ ALL = [
     HEADER,
     Selection("1.2.2", Program.VERTEBRAL, Reason.BETTER_SERIES, "kernel", 1.0),
     SeriesFailure("1.2.1", "1.2.2", Program.VERTEBRAL, Reason.NO_VERTEBRA, "nothing there"),
-    records.ReportObject("sr", "1.2", "1.3", "a.dcm"),
+    records.ReportObject("sr", "1.2", "1.2.3", "1.3", "a.dcm"),
 ]
 
 

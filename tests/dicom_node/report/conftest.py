@@ -22,6 +22,7 @@ from engine.records import (
     InstanceRef,
     Measurement,
     ModelRef,
+    ObjectUids,
     Program,
     QualityFlag,
     Quantity,
@@ -56,6 +57,12 @@ def series(phantom: SpinePhantom, tmp_path_factory: pytest.TempPathFactory) -> A
 
 
 @pytest.fixture(scope="session")
+def former() -> ObjectUids:
+    """A document that was sent before."""
+    return ObjectUids("1.2.840.10008.5.1.4.1.1.88.34", "2.25.71", "2.25.72")
+
+
+@pytest.fixture(scope="session")
 def thick(phantom: SpinePhantom, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """Slices of 5 mm."""
     geometry = field_of_view(phantom, VertebralLevel.L1, VertebralLevel.L3, pixels=160, pixel_mm=1.6, slice_mm=5.0)
@@ -83,13 +90,15 @@ def changed(series: Analysis, tmp_path: Path) -> Callable[..., Analysis]:
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Path]]:
     """Write the report on an analysis, once for each: the path of each kind of object."""
-    done: dict[tuple[int, ReportOptions], tuple[Analysis, dict[str, Path]]] = {}
+    done: dict[tuple[int, ReportOptions, ObjectUids | None], tuple[Analysis, dict[str, Path]]] = {}
 
-    def write(analysis: Analysis, options: ReportOptions | None = None) -> dict[str, Path]:
+    def write(
+        analysis: Analysis, options: ReportOptions | None = None, predecessor: ObjectUids | None = None
+    ) -> dict[str, Path]:
         chosen = options or ReportOptions(picture=False)
-        key = (id(analysis), chosen)
+        key = (id(analysis), chosen, predecessor)
         if key not in done:
-            objects = write_report(analysis, tmp_path_factory.mktemp("report"), chosen).objects
+            objects = write_report(analysis, tmp_path_factory.mktemp("report"), chosen, predecessor).objects
             done[key] = analysis, {one.kind: Path(one.path) for one in objects}
         return done[key][1]
 

@@ -58,6 +58,21 @@ def test_a_labelmap_says_the_same_in_less_room(series, written):
     assert binary.SOPInstanceUID == labelmap.SOPInstanceUID
 
 
+@pytest.mark.dcmtk
+@pytest.mark.skipif(shutil.which("dcmdrle") is None, reason="DCMTK (dcmdrle) is not installed")
+def test_dcmtk_reads_a_labelmap_whole(series, written, tmp_path):
+    """No validator at hand knows the class of 2024; a foreign parser and RLE decoder at least take the file."""
+    path = written(series, ReportOptions(picture=False, segmentation=SegmentationForm.LABELMAP))["seg"]
+    said = subprocess.run(["dcmdrle", str(path), str(tmp_path / "plain.dcm")], capture_output=True, check=False)
+    assert (said.returncode, said.stderr) == (0, b"")
+    plain, ours = dcmread(tmp_path / "plain.dcm"), dcmread(path)
+    assert plain.file_meta.ImplementationVersionName.startswith("OFFIS")
+    assert np.array_equal(np.frombuffer(plain.PixelData, np.uint8)[: ours.pixel_array.size], ours.pixel_array.ravel())
+    assert set(np.unique(ours.pixel_array)) == set(range(2 * len(series.result.levels) + 1))
+    del plain.PixelData, ours.PixelData
+    assert plain == ours
+
+
 def test_bodies_can_be_left_out(series, written):
     segments = dcmread(written(series, ReportOptions(picture=False, bodies=False))["seg"]).SegmentSequence
     assert [item.SegmentLabel for item in segments] == [tracking_name(level) for level in series.result.levels]

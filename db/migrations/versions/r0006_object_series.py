@@ -1,0 +1,23 @@
+"""
+The series that a report object lies in, so that a later document can name the one that it replaces.
+
+Revision ID: 0006
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Unknown for objects that are there already: they are no document's predecessor."""
+    op.add_column("outbox", sa.Column("series_instance_uid", sa.String(64)))
+
+
+def downgrade() -> None:
+    """Drop it."""
+    op.drop_column("outbox", "series_instance_uid")
