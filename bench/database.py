@@ -6,6 +6,9 @@ The database at ten million measurements: ingest, population views, look-ups, ex
 A measurement is one number at one vertebra (see bench.archive_rows). Rows come in by batched upsert with the
 population kept up to date in the same transaction for `--upsert` studies, which gives the rate, and in bulk for the
 rest. A view is read whole, through the driver. DuckDB reads the Parquet export with the very same views.
+
+How a view grows is seen beside an archive of half the size, read in turn with the whole one: its time over the half's,
+over the rows' (population rows) ratio. 1 is as fast as the rows; a sort of twice as many costs 1.06.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from db.population import export, summary, views
 
 BATCH = 100  # studies in one transaction
 BULK = 5_000
+ANALYSED_AFTER = 10  # batches; PostgreSQL's autovacuum gathers its first statistics within a minute
 LOOK_UPS = 60
 NOT_READ_WHOLE = {"measurement"}  # has a row for each vertebra: read by patient, and whole by the export
 
@@ -55,6 +59,10 @@ def main() -> None:
                 figures |= measure(
                     name, database, options, archive, min(asked.upsert, archive.studies), folder, asked.rounds
                 )
+                with _database(name, folder / "half") as (half, half_options):
+                    if _is_empty(half):
+                        fill(name, half, Archive(archive.patients // 2), 0)
+                    figures |= growth(name, options, half_options, 2 * asked.rounds + 1)
     if not asked.short:
         figures = _measured_before(archive) | figures
     rows = [[name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"] for name, value in figures.items()]
@@ -96,13 +104,40 @@ def measure(
     return found
 
 
+def growth(name: str, options: DatabaseOptions, half_options: DatabaseOptions, rounds: int) -> dict[str, float]:
+    """How each view's time grows from half the archive to the whole, over how its rows grow."""
+    found = {}
+    with (
+        closing(open_database(options, read_only=True)) as whole,
+        closing(open_database(half_options, read_only=True)) as half,
+        whole.read() as long,
+        half.read() as short,
+    ):
+        rows = [one.exec_driver_sql("SELECT COUNT(*) FROM population").scalar_one() for one in (long, short)]
+        for view in views.definitions():
+            if view in NOT_READ_WHOLE:
+                continue
+            ratios = []
+            for _ in range(rounds):
+                seconds = []
+                for one in (long, short):
+                    began = time.perf_counter()
+                    one.exec_driver_sql(f"SELECT * FROM {view}").cursor.fetchall()
+                    seconds.append(time.perf_counter() - began)
+                ratios.append(seconds[0] / seconds[1])
+            found[f"growth_{name}_{view}"] = median(ratios[1:]) / (rows[0] / rows[1])  # the first warms both caches
+    return found
+
+
 def fill(name: str, database: Database, archive: Archive, upserted: int) -> dict[str, Any]:
     """Bring all rows in."""
     with database.begin() as connection:
         for table, rows in archive.fixed().items():
             connection.execute(sa.insert(schema.metadata.tables[table]), rows)
     seconds, vertebrae = 0.0, 0
-    for batch in archive.batches(BATCH, 0, upserted):  # making the rows is not what is timed
+    for number, batch in enumerate(archive.batches(BATCH, 0, upserted)):  # making the rows is not what is timed
+        if number == ANALYSED_AFTER:
+            _gather_statistics(database)
         began = time.perf_counter()
         with database.begin() as connection:
             for table in TABLES:
