@@ -46,9 +46,7 @@ class SentObject:
     sop_instance_uid: str
 
 
-def latest_sent(
-    connection: sa.Connection, series_instance_uid: str, program: Program, kind: str
-) -> ObjectUids | None:
+def latest_sent(connection: sa.Connection, series_instance_uid: str, program: Program, kind: str) -> ObjectUids | None:
     """The latest object of a kind on a series of images that a destination has; None: none has any.
 
     One that was withdrawn before anybody got it is not told: nobody could look it up.

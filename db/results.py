@@ -252,7 +252,8 @@ def _post(
                 created_at=utc_now(),
             )
             anew: dict[str, sa.ColumnElement[Any]] = {
-                name: new.excluded[name] for name in ("result_id", "series_instance_uid", "path", "attempts", "not_before", "detail")
+                name: new.excluded[name]
+                for name in ("result_id", "series_instance_uid", "path", "attempts", "not_before", "detail")
             }
             is_sent = outbox.c.state.in_((ObjectState.SENT, ObjectState.COMMITTED))
             anew["cleared_at"] = sa.null()  # it was just written again

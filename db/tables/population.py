@@ -66,6 +66,16 @@ sa.Index(
     **where(sa.literal_column(f"is_latest AND finding = '{BoneFinding.OSTEOPOROSIS}'", sa.Boolean)),
 )
 
+sa.Index(
+    "ix_population_drift",
+    population.c.program,
+    population.c.scanner_id,
+    population.c.study_date,
+    population.c.patient_age,
+    population.c.attenuation_mean,
+    population.c.volumetric_bmd,
+)
+
 densitometry = sa.Table(  # bone densitometry that a patient had otherwise: DXA, QCT
     "densitometry",
     metadata,

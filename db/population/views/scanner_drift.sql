@@ -1,18 +1,34 @@
 -- Each scanner with its kernel and tube voltage, month by month, against its own mean of all months.
 CREATE VIEW scanner_drift AS
-WITH monthly AS (
+WITH daily AS ( -- in the order of an index: no sort of all results
     SELECT
         program,
         scanner_id,
-        SUBSTR(study_date, 1, 6) AS study_month,
+        study_date,
         COUNT(*) AS results,
-        CAST(AVG(patient_age) AS DOUBLE PRECISION) AS mean_age,
-        AVG(attenuation_mean) AS mean_attenuation,
+        COUNT(patient_age) AS ages,
+        SUM(patient_age) AS sum_age,
+        COUNT(attenuation_mean) AS attenuations,
+        SUM(attenuation_mean) AS sum_attenuation,
         COUNT(volumetric_bmd) AS densities,
         SUM(volumetric_bmd) AS sum_bmd,
         SUM(volumetric_bmd * volumetric_bmd) AS squares_bmd
     FROM population
     WHERE scanner_id IS NOT NULL AND study_date IS NOT NULL
+    GROUP BY program, scanner_id, study_date
+),
+monthly AS (
+    SELECT
+        program,
+        scanner_id,
+        SUBSTR(study_date, 1, 6) AS study_month,
+        CAST(SUM(results) AS BIGINT) AS results,
+        CAST(SUM(sum_age) AS DOUBLE PRECISION) / NULLIF(SUM(ages), 0) AS mean_age,
+        SUM(sum_attenuation) / NULLIF(SUM(attenuations), 0) AS mean_attenuation,
+        CAST(SUM(densities) AS BIGINT) AS densities,
+        SUM(sum_bmd) AS sum_bmd,
+        SUM(squares_bmd) AS squares_bmd
+    FROM daily
     GROUP BY program, scanner_id, SUBSTR(study_date, 1, 6)
 ),
 overall AS (
