@@ -1,6 +1,7 @@
 """
 What is written down: the words that engine, database and node share.
 
+What arrived stands in `received`, what is measured in `measures`; both are met here, with what came of it.
 All are frozen, can be pickled, compared and hashed, and need neither NumPy nor SQLAlchemy.
 No patient name or identifier is in any of them; `patient_key` is a keyed hash.
 """
@@ -9,42 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-
-class VertebralLevel(StrEnum):
-    """Vertebrae from head to foot; L6 is the transitional one below L5, S1 the sacrum's first."""
-
-    T1 = "T1"
-    T2 = "T2"
-    T3 = "T3"
-    T4 = "T4"
-    T5 = "T5"
-    T6 = "T6"
-    T7 = "T7"
-    T8 = "T8"
-    T9 = "T9"
-    T10 = "T10"
-    T11 = "T11"
-    T12 = "T12"
-    L1 = "L1"
-    L2 = "L2"
-    L3 = "L3"
-    L4 = "L4"
-    L5 = "L5"
-    L6 = "L6"
-    S1 = "S1"
-
-
-class BoneFinding(StrEnum):
-    """What a policy makes of a number."""
-
-    NORMAL = "normal"
-    OSTEOPENIA = "osteopenia"
-    OSTEOPOROSIS = "osteoporosis"
-    IMPAIRED_MICROARCHITECTURE = "impaired_microarchitecture"  # of a trabecular bone score only
-
-
-CLASSES = (BoneFinding.NORMAL, BoneFinding.OSTEOPENIA, BoneFinding.OSTEOPOROSIS)
-"""What the classifier tells apart, in the order of its outputs (Peng 2023)."""
+from engine.measures import (
+    CLASSES,
+    BoneFinding,
+    CalibrationMethod,
+    Quantity,
+    ReferenceMaterial,
+    VertebralLevel,
+)
+from engine.received import InstanceHeader, InstanceRef, SeriesRef
 
 
 class Program(StrEnum):
@@ -120,142 +94,6 @@ class Reason(StrEnum):
     # the work itself failed
     ANALYSIS_FAILED = "analysis_failed"
     REPORT_FAILED = "report_failed"
-
-
-class Quantity(StrEnum):
-    """What a measurement is of. A quantity has one unit; no record stores a unit."""
-
-    ATTENUATION_MEAN = "attenuation_mean"
-    ATTENUATION_MEDIAN = "attenuation_median"
-    ATTENUATION_SD = "attenuation_sd"
-    CORE_VOLUME = "core_volume"
-    VOLUMETRIC_BMD = "volumetric_bmd"
-    CALIBRATED_BMD = "calibrated_bmd"
-    AREAL_BMD = "areal_bmd"
-    TRABECULAR_BONE_SCORE = "trabecular_bone_score"
-
-    @property
-    def ucum(self) -> str:
-        """The unit, as UCUM writes it.
-
-        >>> Quantity.VOLUMETRIC_BMD.ucum
-        'mg/cm3'
-        """
-        return _UCUM[self]
-
-
-_UCUM = {
-    Quantity.ATTENUATION_MEAN: "[hnsf'U]",
-    Quantity.ATTENUATION_MEDIAN: "[hnsf'U]",
-    Quantity.ATTENUATION_SD: "[hnsf'U]",
-    Quantity.CORE_VOLUME: "cm3",
-    Quantity.VOLUMETRIC_BMD: "mg/cm3",
-    Quantity.CALIBRATED_BMD: "mg/cm3",
-    Quantity.AREAL_BMD: "g/cm2",
-    Quantity.TRABECULAR_BONE_SCORE: "1",
-}
-
-
-class ReferenceMaterial(StrEnum):
-    """What a density is counted in; the same bone has about a tenth less hydroxyapatite than K2HPO4."""
-
-    HA = "HA"
-    K2HPO4 = "K2HPO4"
-
-
-class CalibrationMethod(StrEnum):
-    """Who says how HU become a density."""
-
-    NETWORK = "network"  # its training alone
-    SITE_TABLE = "site_table"  # the site's line for the scanner
-    PHANTOM = "phantom"  # the site's measured rods of a calibration phantom
-    INTERNAL = "internal"  # the patient's own air, fat, muscle and blood
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceHeader:
-    """What one instance's header says, as far as anyone here needs it. DICOM keywords, DICOM units."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    transfer_syntax_uid: str
-    patient_key: str  # keyed hash of PatientID and its issuer
-    patient_sex: str | None  # "M", "F", "O"
-    patient_age: int | None  # years, at the study
-    study_date: str | None  # YYYYMMDD
-    acquisition_date: str | None  # YYYYMMDD
-    modality: str
-    image_type: tuple[str, ...]
-    body_part_examined: str | None
-    manufacturer: str | None
-    manufacturer_model_name: str | None
-    convolution_kernel: tuple[str, ...]
-    slice_thickness: float | None  # mm
-    kvp: float | None
-    contrast_bolus_agent: bool  # the header names an agent
-    gantry_detector_tilt: float | None  # degrees
-    lossy_image_compression: bool
-    has_rescale: bool
-    rows: int | None
-    columns: int | None
-    number_of_frames: int
-    instance_number: int | None
-    frame_of_reference_uid: str | None
-    image_orientation_patient: tuple[float, ...] | None  # 6 cosines
-    image_position_patient: tuple[float, ...] | None  # mm; of several frames: the first along their normal
-    last_position_patient: tuple[float, ...] | None = None  # mm; of several frames: the last along their normal
-    station_name: str | None = None  # which of a site's scanners
-    accession_key: str | None = None  # keyed hash of AccessionNumber
-    number_of_series_related_instances: int | None = None  # that its series has
-    images_in_acquisition: int | None = None  # that its acquisition has; perhaps in several series
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceRef:
-    """One instance on disk."""
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesRef:
-    """One series: its series-level attributes and where its instances lie."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    patient_key: str
-    patient_sex: str | None
-    patient_age: int | None  # years
-    study_date: str | None
-    acquisition_date: str | None
-    modality: str
-    image_type: tuple[str, ...]
-    body_part_examined: str | None
-    manufacturer: str | None
-    manufacturer_model_name: str | None
-    convolution_kernel: tuple[str, ...]
-    slice_thickness: float | None  # mm
-    kvp: float | None
-    contrast_bolus_agent: bool
-    gantry_detector_tilt: float | None  # degrees
-    lossy_image_compression: bool
-    has_rescale: bool
-    transfer_syntax_uid: str
-    image_orientation_patient: tuple[float, ...] | None
-    extent_mm: float | None  # along the slice normal, first to last slice centre
-    instances: tuple[InstanceRef, ...]
-    station_name: str | None = None  # which of a site's scanners
-    accession_key: str | None = None  # keyed hash of AccessionNumber
-    number_of_frames: int = 0  # of all instances together; 0: not told, one each
-
-    @property
-    def slice_count(self) -> int:
-        """How many slices there are: frames, not files."""
-        return self.number_of_frames or len(self.instances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,3 +258,29 @@ class ReportObject:
     series_instance_uid: str  # of the object itself, not of the images
     sop_instance_uid: str
     path: str
+
+
+__all__ = [
+    "CLASSES",
+    "BoneFinding",
+    "Calibration",
+    "CalibrationMethod",
+    "ClassProbability",
+    "Evaluation",
+    "InstanceHeader",
+    "InstanceRef",
+    "Measurement",
+    "ModelRef",
+    "ObjectUids",
+    "Program",
+    "QualityFlag",
+    "Quantity",
+    "Reason",
+    "ReferenceMaterial",
+    "ReportObject",
+    "ScreeningResult",
+    "Selection",
+    "SeriesFailure",
+    "SeriesRef",
+    "VertebralLevel",
+]
