@@ -37,6 +37,7 @@ from db.schema import (
     calibration,
     extra_measurement,
     job,
+    numbering,
     outbox,
     quality_flag,
     result,
@@ -52,6 +53,7 @@ from engine.records import (
     ClassProbability,
     Evaluation,
     Measurement,
+    Numbering,
     Program,
     QualityFlag,
     Quantity,
@@ -156,6 +158,7 @@ def current_result(
             if (value := getattr(numbers, f"probability_{finding}")) is not None
         ),
         calibrations=_calibrations(connection, row.id),
+        numberings=_numberings(connection, row.id),
         models=model_refs(connection, row.id),
         policy=row.policy,
         engine_version=row.engine_version,
@@ -216,6 +219,11 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
         for ordinal, flag in enumerate(outcome.quality_flags)
     ]
     _insert(connection, quality_flag, flags)
+    numberings = [
+        {"result_id": result_id, "ordinal": ordinal, "anchor": each.anchor, "shift": each.shift}
+        for ordinal, each in enumerate(outcome.numberings)
+    ]
+    _insert(connection, numbering, numberings)
     models = [
         {
             "result_id": result_id,
@@ -271,6 +279,11 @@ def _calibrations(connection: sa.Connection, result_id: int) -> tuple[Calibratio
     columns = [calibration.c[name] for name in CALIBRATION]
     query = sa.select(*columns).where(calibration.c.result_id == result_id).order_by(calibration.c.ordinal)
     return tuple(Calibration(**row._mapping) for row in connection.execute(query))
+
+
+def _numberings(connection: sa.Connection, result_id: int) -> tuple[Numbering, ...]:
+    query = sa.select(numbering).where(numbering.c.result_id == result_id).order_by(numbering.c.ordinal)
+    return tuple(Numbering(row.anchor, row.shift) for row in connection.execute(query))
 
 
 def _extra_measurements(connection: sa.Connection, result_id: int) -> tuple[Measurement, ...]:

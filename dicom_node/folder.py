@@ -25,6 +25,7 @@ from engine.records import (
     InstanceHeader,
     Measurement,
     ModelRef,
+    Numbering,
     Program,
     QualityFlag,
     Reason,
@@ -213,6 +214,7 @@ def result_table(result: ScreeningResult) -> dict[str, Any]:
         "patient": _site(result, None),
         "levels": [{"level": str(level)} | _site(result, level) for level in result.levels],
         "aggregated_levels": [str(level) for level in result.aggregated_levels],
+        "numberings": [_numbering(result, one) for one in result.numberings],
         "areal_levels": [str(level) for level in result.areal_levels],
         "calibrated_levels": [str(level) for level in result.calibrated_levels],
         "calibrations": [asdict(one) | {"corrections": list(one.corrections)} for one in result.calibrations],
@@ -243,6 +245,13 @@ def _site(result: ScreeningResult, level: VertebralLevel | None) -> dict[str, An
                                 for one in result.class_probabilities if one.finding_site == level},
     }  # fmt: skip
     return site if level is None else site | {"quality_flags": [_flag(flag) for flag in result.flags(level)]}
+
+
+def _numbering(result: ScreeningResult, numbering: Numbering) -> dict[str, Any]:
+    """An anchor, and what its count calls each of the result's levels."""
+    names = [numbering.name(level) for level in result.levels]
+    return {"anchor": str(numbering.anchor), "shift": numbering.shift,
+            "levels": [name and str(name) for name in names]}  # fmt: skip
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:

@@ -176,6 +176,31 @@ class QualityFlag:
     detail: str = ""
 
 
+class Anchor(StrEnum):
+    """What a count of vertebrae starts from."""
+
+    SACRUM = "sacrum"
+    LAST_RIBS = "last ribs"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """How an anchor in view counts the vertebrae. The names of a result are those of a numbering whose shift is 0."""
+
+    anchor: Anchor
+    shift: int  # levels by which this count's names lie further down than the result's: 1 calls its L5 an L6
+
+    def name(self, level: VertebralLevel) -> VertebralLevel | None:
+        """What this count calls the vertebra that the result calls so; None: it lies above T1 or below S1.
+
+        >>> Numbering(Anchor.LAST_RIBS, -1).name(VertebralLevel.L1).value
+        'T12'
+        """
+        levels = list(VertebralLevel)
+        index = levels.index(level) + self.shift
+        return levels[index] if 0 <= index < len(levels) else None
+
+
 @dataclass(frozen=True, slots=True)
 class ScreeningResult:
     """What one analysis says."""
@@ -198,6 +223,7 @@ class ScreeningResult:
     areal_levels: tuple[VertebralLevel, ...] = ()  # that went into the patient's areal BMD and bone score
     calibrations: tuple[Calibration, ...] = ()  # at most one for each quantity
     calibrated_levels: tuple[VertebralLevel, ...] = ()  # that went into the patient's calibrated BMD
+    numberings: tuple[Numbering, ...] = ()  # one an anchor in view; shifts differ where the spine is transitional
 
     def value(self, quantity: Quantity, level: VertebralLevel | None) -> float | None:
         """The measurement of a quantity at a level (None: the patient), or None."""

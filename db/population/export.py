@@ -36,6 +36,7 @@ TABLES = (
     "calibration",
     "extra_measurement",
     "quality_flag",
+    "numbering",
     "population",
     "densitometry",
 )

@@ -31,6 +31,7 @@ READABLE = (
     "calibration",
     "extra_measurement",
     "quality_flag",
+    "numbering",
     "population",
     "densitometry",
 )

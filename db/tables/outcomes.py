@@ -13,6 +13,7 @@ from db.columns import MultiValue, SafeText, UtcTime, Word, word
 from db.tables.base import UID, belongs_to, metadata, row_id, where
 from db.tables.states import ObjectState
 from engine.records import (
+    Anchor,
     BoneFinding,
     CalibrationMethod,
     Program,
@@ -154,6 +155,16 @@ quality_flag = sa.Table(
     sa.Column("level", Word(VertebralLevel)),  # NULL: the whole series
     sa.Column("withholds", sa.Boolean, nullable=False),
     sa.Column("detail", SafeText(400), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+numbering = sa.Table(  # how an anchor in view counts the vertebrae; shift 0: as the result names them
+    "numbering",
+    metadata,
+    belongs_to("result", primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("anchor", Word(Anchor), nullable=False),
+    sa.Column("shift", sa.Integer, nullable=False),  # levels by which its names lie further down
     sqlite_with_rowid=False,
 )
 

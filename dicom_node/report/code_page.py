@@ -43,6 +43,7 @@ HEADINGS = (
     codes.AREAL_BONE,
     codes.DENSITY_WITHHELD,
     codes.POLICY,
+    codes.NUMBERING,
     codes.CALIBRATION,
     codes.QUALITY_FINDING,
 )

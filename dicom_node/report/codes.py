@@ -136,6 +136,7 @@ CLASSES: dict[Quantity, Code] = {
 """What a policy's verdict on each quantity is called."""
 DENSITY_WITHHELD = _private("WITHHELD", "Density withheld because of")
 POLICY = _private("POLICY", "Classification policy")
+NUMBERING = _private("NUMBERING", "Numbering of vertebrae")
 
 REASONS: dict[Reason, str] = {
     Reason.IDENTITY_MISSING: "Study, Series or SOP Instance UID missing",

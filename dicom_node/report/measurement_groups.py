@@ -25,6 +25,7 @@ from engine.records import (
     Calibration,
     ClassProbability,
     Measurement,
+    Numbering,
     Quantity,
     Reason,
     ScreeningResult,
@@ -194,6 +195,8 @@ def _patient_group(
     judged = dict.fromkeys(one.policy for one in result.evaluations if one.quantity in quantities)
     for policy in [result.policy] if leading else judged:
         _append(group, codes.POLICY, policy)
+    for numbering in result.numberings if leading and result.levels else ():
+        _append(group, codes.NUMBERING, _counted(numbering, result.levels))
     for calibration in result.calibrations:
         if calibration.quantity in quantities:
             _append(group, codes.CALIBRATION, _said_of(calibration))
@@ -204,6 +207,12 @@ def _append(group: Any, name: Any, text: str) -> None:
     from highdicom.sr import TextContentItem
 
     group[0].ContentSequence.append(TextContentItem(name=name, value=text, relationship_type="CONTAINS"))
+
+
+def _counted(numbering: Numbering, levels: tuple[VertebralLevel, ...]) -> str:
+    """What a count calls the first and the last vertebra, as in "sacrum: T11 to L5"."""
+    first, last = (numbering.name(level) or "no name" for level in (levels[0], levels[-1]))
+    return f"{numbering.anchor}: {first} to {last}"
 
 
 def _said_of(calibration: Calibration) -> str:

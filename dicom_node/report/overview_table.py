@@ -65,10 +65,18 @@ def draw_table(draw: ImageDraw.ImageDraw, result: ScreeningResult, top: int) -> 
         _draw_row(draw, result, level, places, top + step // 2)
         top += step
     draw.line((style.TABLE_LEFT, top, style.TABLE_RIGHT, top), style.LINE, 1)
-    whole = dict.fromkeys(codes.REASONS[flag.reason] for flag in result.flags(None))
+    whole = dict.fromkeys(_of_series(result, flag.reason) for flag in result.flags(None))
     if whole:
         text = style.shorten("Whole series: " + "; ".join(whole), 17, style.TABLE_RIGHT - style.TABLE_LEFT - _INSET)
         style.say(draw, (style.TABLE_LEFT + _INSET, top + 14), text, 17, style.TEXT, "lt")
+
+
+def _of_series(result: ScreeningResult, reason: Reason) -> str:
+    """A reason's words; of a transitional spine, what each count calls the lowest vertebra."""
+    if reason is not Reason.TRANSITIONAL or not result.levels:
+        return codes.REASONS[reason]
+    counts = [f"{one.name(result.levels[-1]) or '?'} by the {one.anchor}" for one in result.numberings]
+    return f"{codes.REASONS[reason]} (lowest: {', '.join(counts)})" if counts else codes.REASONS[reason]
 
 
 def _summary_lines(result: ScreeningResult) -> list[tuple[str, int, style.Colour]]:

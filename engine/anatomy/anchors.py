@@ -9,7 +9,6 @@ bodies, so which of these is T1 can't be told safely.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from scipy import ndimage
 from engine.anatomy.bodies import Body
 from engine.anatomy.centreline import Centreline
 from engine.anatomy.ribs import Bearing, Pair, bearing
-from engine.records import VertebralLevel
+from engine.records import Anchor, VertebralLevel
 from engine.volume import TissueMap
 
 LONGEST_LAST_RIB_MM = 150.0  # straight from end to end; a longer one is rather an eleventh (our choice)
@@ -31,13 +30,6 @@ WING_DEPTH_MM = 15.0  # within this way below the sacrum's top: less than a smal
 WING_CM3 = 0.3  # of each wing beyond that, within this depth
 RISING_CM3 = 2.0  # of sacrum beside the upper half of a body: then the body is itself the sacrum's
 SACRUM_CM3 = 2.0  # less is a speck
-
-
-class Anchor(StrEnum):
-    """What a count started from."""
-
-    SACRUM = "sacrum"
-    LAST_RIBS = "last ribs"
 
 
 @dataclass(frozen=True, slots=True)

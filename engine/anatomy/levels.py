@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from engine.anatomy.anchors import Anchor, Tie, find_ties
+from engine.anatomy.anchors import Tie, find_ties
 from engine.anatomy.bodies import Body, find_bodies
 from engine.anatomy.centreline import find_centreline
 from engine.anatomy.onto_volume import onto_volume
 from engine.anatomy.ribs import find_ribs
 from engine.errors import AnatomyNotFound
-from engine.records import QualityFlag, Reason, VertebralLevel
+from engine.records import Anchor, Numbering, QualityFlag, Reason, VertebralLevel
 from engine.volume import Geometry, Segmentation, TissueMap
 
 LEVELS = tuple(VertebralLevel)
@@ -52,7 +52,7 @@ class NamedVertebrae:
     """Vertebral bodies with names, and what the names rest on."""
 
     bodies: Segmentation  # on the volume's grid, head to foot
-    anchor: str  # such as "sacrum, last ribs"
+    numberings: tuple[Numbering, ...]  # what the names rest on: one an anchor; none where there are no names
     confidence: Confidence
     flags: tuple[QualityFlag, ...]
 
@@ -63,7 +63,7 @@ class _Count:
 
     run: Sequence[Body]
     first: int  # index into LEVELS; negative: cervical bodies come first
-    anchors: tuple[Anchor, ...]
+    numberings: tuple[Numbering, ...]
     confidence: Confidence
     flags: tuple[QualityFlag, ...]
 
@@ -106,13 +106,12 @@ def name_levels(tissues: TissueMap, onto: Geometry, options: LevelOptions) -> Na
 def count_from(run: Sequence[Body], ties: Sequence[Tie]) -> _Count | None:
     """The level of a run's first body, where its anchors allow to tell it."""
     firsts = {tie.anchor: LEVELS.index(tie.level) - tie.body for tie in ties}
-    anchors = tuple(firsts)
     if not firsts or max(firsts.values()) - min(firsts.values()) > 1:
         return None
     agree = len(set(firsts.values())) == 1
     if not agree and Anchor.SACRUM not in firsts:
         return None
-    first = firsts.get(Anchor.SACRUM, firsts[anchors[0]])
+    first = firsts.get(Anchor.SACRUM, next(iter(firsts.values())))
     if first + len(run) - 1 > LOWEST:  # more than five below the last ribs: S1, or ribs that were not seen
         return None
     flags: tuple[QualityFlag, ...] = ()
@@ -121,8 +120,13 @@ def count_from(run: Sequence[Body], ties: Sequence[Tie]) -> _Count | None:
         flags = (QualityFlag(Reason.TRANSITIONAL, None, withholds=False, detail=f"lowest body: {told}"),)
     sure = agree and len(firsts) > 1
     if len(firsts) == 1:
-        flags = (QualityFlag(Reason.ONE_ANCHOR, None, withholds=False, detail=f"counted from the {anchors[0]} alone"),)
-    return _Count(run, first, anchors, Confidence.HIGH if sure else Confidence.MEDIUM, flags)
+        flags = (
+            QualityFlag(
+                Reason.ONE_ANCHOR, None, withholds=False, detail=f"counted from the {next(iter(firsts))} alone"
+            ),
+        )
+    numberings = tuple(Numbering(anchor, value - first) for anchor, value in firsts.items())
+    return _Count(run, first, numberings, Confidence.HIGH if sure else Confidence.MEDIUM, flags)
 
 
 def _level(index: int) -> str:
@@ -156,7 +160,7 @@ def _nameless(bodies: Sequence[Body], runs: int, broken: bool, tissues: TissueMa
         reason, why = Reason.LEVEL_UNCERTAIN, "neither sacrum nor last ribs hold them safely"
     flag = QualityFlag(reason, None, withholds=True, detail=f"{len(bodies)} bodies in {runs} unbroken run(s): {why}")
     found = onto_volume([(None, body) for body in bodies], [], tissues, onto)
-    return NamedVertebrae(found, "", Confidence.NONE, (flag,))
+    return NamedVertebrae(found, (), Confidence.NONE, (flag,))
 
 
 def _named(counts: Sequence[_Count], bodies: Sequence[Body], tissues: TissueMap, onto: Geometry) -> NamedVertebrae:
@@ -170,7 +174,7 @@ def _named(counts: Sequence[_Count], bodies: Sequence[Body], tissues: TissueMap,
         flags.append(QualityFlag(Reason.LEVEL_GAP, None, withholds=False, detail=detail))
     mine = {id(body) for _, body in named}
     others = [body for body in bodies if id(body) not in mine]
-    anchors = ", ".join(dict.fromkeys(anchor.value for count in counts for anchor in count.anchors))
+    numberings = tuple(dict.fromkeys(one for count in counts for one in count.numberings))
     sure = all(count.confidence is Confidence.HIGH for count in counts)
     segmentation = onto_volume(named, others, tissues, onto)
-    return NamedVertebrae(segmentation, anchors, Confidence.HIGH if sure else Confidence.MEDIUM, tuple(flags))
+    return NamedVertebrae(segmentation, numberings, Confidence.HIGH if sure else Confidence.MEDIUM, tuple(flags))

@@ -304,6 +304,7 @@ class VertebralProgram:
             stage_seconds=case.seconds,
             calibrations=tuple(one for one in case.calibrations if one.quantity in told),
             calibrated_levels=by_line.levels,
+            numberings=case.named.numberings,
             class_probabilities=(*case.probabilities, *patient_classes(case.probabilities, network.levels)),
             areal_levels=areal_levels,
         )

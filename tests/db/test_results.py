@@ -13,12 +13,14 @@ from db.results import complete, current_result
 from db.schema import SeriesState
 from engine.records import (
     CLASSES,
+    Anchor,
     BoneFinding,
     Calibration,
     CalibrationMethod,
     ClassProbability,
     Evaluation,
     Measurement,
+    Numbering,
     Quantity,
     Reason,
     ReferenceMaterial,
@@ -62,6 +64,7 @@ def everything(full):
         ),
         areal_levels=(l1, VertebralLevel.L2),
         calibrated_levels=(l1,),
+        numberings=(Numbering(Anchor.SACRUM, 0), Numbering(Anchor.LAST_RIBS, -1)),
         calibrations=(
             Calibration(Quantity.VOLUMETRIC_BMD, network, "bmd@2.0", ReferenceMaterial.K2HPO4, 1.0, 0.0),
             Calibration(

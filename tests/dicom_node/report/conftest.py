@@ -14,6 +14,7 @@ from scipy import ndimage
 from dicom_node.report.write import ReportOptions, write_report
 from engine.records import (
     CLASSES,
+    Anchor,
     BoneFinding,
     Calibration,
     CalibrationMethod,
@@ -22,6 +23,7 @@ from engine.records import (
     InstanceRef,
     Measurement,
     ModelRef,
+    Numbering,
     ObjectUids,
     Program,
     QualityFlag,
@@ -156,6 +158,7 @@ def complete(series: Analysis) -> Analysis:
         ),
         areal_levels=(l1, l2, l3),
         calibrated_levels=(l1,),
+        numberings=(Numbering(Anchor.SACRUM, 0), Numbering(Anchor.LAST_RIBS, 1)),
         calibrations=(
             Calibration(Quantity.VOLUMETRIC_BMD, network, str(DENSITY), own, 1.0, 0.0),
             Calibration(Quantity.CALIBRATED_BMD, table, "CT 2", rods, 0.81, 3.5, ("kvp-2026",)),

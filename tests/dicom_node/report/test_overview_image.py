@@ -134,6 +134,12 @@ def test_a_withheld_density_is_said_with_its_reason(withheld, said):
     assert f"{mean:.0f}" in said
 
 
+def test_both_counts_of_a_transitional_spine_are_said(complete, said):
+    flag = QualityFlag(Reason.TRANSITIONAL, None, False)
+    draw_overview(replace(complete, result=replace(complete.result, quality_flags=(flag,))))
+    assert "Whole series: Transitional vertebra (lowest: L3 by the sacrum, L4 by the last ribs)" in said
+
+
 def test_released_models_carry_no_banner(series, said):
     released = tuple(replace(model, reference_only=False) for model in series.result.models)
     draw_overview(replace(series, result=replace(series.result, models=released)))

@@ -27,7 +27,7 @@ PIXELMED_ALLOWED = (
     # PS3.16 renamed the item after this build of the tool: "Source Series" became lower case and back
     r'.*Code \(121232,DCM,"Source Series for Segmentation"\) has different code meaning.*',
     # qualitative evaluations came into TID 1411 and 1501 after this build (PS3.16, "and Qualitative Evaluations")
-    r".*/(CODE|TEXT) \(((DENSITY|CBMD|TBS)-CLASS|WITHHELD|POLICY|111052|122505),(99TRABECULA|DCM),[^/]*"
+    r".*/(CODE|TEXT) \(((DENSITY|CBMD|TBS)-CLASS|WITHHELD|POLICY|NUMBERING|111052|122505),(99TRABECULA|DCM),[^/]*"
     r": Content Item not in template",
 )
 REGIONS = {"TID 1411": "IMAGE", "TID 1410": "SCOORD", "TID 1501": None}

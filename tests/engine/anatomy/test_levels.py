@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from engine.anatomy.levels import Confidence, LevelOptions, NamedVertebrae, name_levels
 from engine.errors import AnatomyNotFound
-from engine.records import Reason, VertebralLevel
+from engine.records import Anchor, Reason, VertebralLevel
 from engine.volume import CANONICAL, Geometry, TissueMap
 from exporters.reference.vertebra import TISSUES
 
@@ -22,6 +22,10 @@ def named(tissues: TissueMap) -> NamedVertebrae:
 
 def reasons(found: NamedVertebrae) -> set[Reason]:
     return {flag.reason for flag in found.flags}
+
+
+def anchors(found: NamedVertebrae) -> str:
+    return ", ".join(one.anchor for one in found.numberings)
 
 
 def wrong_names(truth, found: NamedVertebrae) -> list[tuple[str, str]]:
@@ -42,7 +46,7 @@ def refused(tissues: TissueMap) -> Reason:
     found = named(tissues)
     assert set(found.bodies.segments) == {None}
     assert found.bodies.labels.max() == len(found.bodies.segments)
-    assert (found.anchor, found.confidence) == ("", Confidence.NONE)
+    assert (found.numberings, found.confidence) == ((), Confidence.NONE)
     (flag,) = found.flags
     assert flag.withholds
     assert flag.finding_site is None
@@ -62,7 +66,8 @@ def test_names_are_counted_from_what_is_in_view(truths, top, bottom, anchor, con
     for truth in truths:
         first = truth.slice_at(bottom, -0.9) if bottom else 0
         found = named(truth.tissues(first, truth.slice_at(top, 0.3)))
-        assert (found.anchor, found.confidence) == (anchor, confidence)
+        assert (anchors(found), found.confidence) == (anchor, confidence)
+        assert {one.shift for one in found.numberings} == {0}
         assert not wrong_names(truth, found)
         last = bottom or L.L5
         levels = list(L)[list(L).index(top) : list(L).index(last) + 1]
@@ -94,7 +99,7 @@ def test_a_body_of_which_little_is_seen_does_not_show_that_ribs_ended(truths):
 def test_a_body_that_is_cut_below_its_pedicles_shows_that_ribs_ended(truths):
     for truth in truths:
         found = named(truth.tissues(truth.slice_at(L.L1, -0.25), truth.slice_at(L.T6, 0.5)))
-        assert (found.anchor, found.bodies.segments[-1]) == ("last ribs", L.L1)
+        assert (anchors(found), found.bodies.segments[-1]) == ("last ribs", L.L1)
         assert reasons(found) == {Reason.ONE_ANCHOR}
         assert not wrong_names(truth, found)
 
@@ -113,7 +118,7 @@ def test_a_last_rib_that_is_broken_off_on_one_side_still_counts(truths):
         labels = truth.labels.copy()
         labels[tuple(voxels[far & (points[:, 2] > -70)].T)] = 0
         found = named(truth.tissues(truth.slice_at(L.L3, -0.9), truth.slice_at(L.T10, 0.6), labels))
-        assert found.anchor == "last ribs"
+        assert anchors(found) == "last ribs"
         assert not wrong_names(truth, found)
 
 
@@ -136,7 +141,7 @@ def test_a_rib_on_one_side_is_no_anchor(truths):
             refused(truth.tissues(truth.slice_at(L.L3, -0.9), truth.slice_at(L.T8), labels)) is Reason.LEVEL_UNCERTAIN
         )
         found = named(truth.tissues(0, truth.slice_at(L.T8), labels))
-        assert found.anchor == "sacrum"
+        assert anchors(found) == "sacrum"
         assert not wrong_names(truth, found)
 
 
@@ -198,8 +203,14 @@ def test_four_or_six_lumbar_bodies_are_told_and_counted_from_the_sacrum(transiti
         assert "sacrum" in flag.detail
         assert "last ribs" in flag.detail
         assert found.bodies.segments[-1] is L.L5
+        sacrum, ribs = found.numberings
+        assert (sacrum.anchor, sacrum.shift, ribs.anchor) == (Anchor.SACRUM, 0, Anchor.LAST_RIBS)
+        assert sacrum.name(L.L5) is L.L5
         if truth.phantom.levels[-1] is L.L5:  # ribs at L1
             assert not wrong_names(truth, found)
+            assert (ribs.shift, ribs.name(L.L5), ribs.name(L.L1), ribs.name(L.T1)) == (-1, L.L4, L.T12, None)
+        else:
+            assert (ribs.shift, ribs.name(L.L5), ribs.name(L.T12)) == (1, L.L6, L.L1)
 
 
 def damaged(truth, random: np.random.Generator):
