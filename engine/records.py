@@ -84,6 +84,7 @@ class Reason(StrEnum):
     TRANSITIONAL = "transitional"
     ONE_ANCHOR = "one_anchor"
     DENSITY_IMPLAUSIBLE = "density_implausible"
+    UNLIKE_TRAINING = "unlike_training"
     CEMENT = "cement"
     UNEVEN_CORE = "uneven_core"
     SCOLIOSIS = "scoliosis"

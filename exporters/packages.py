@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.errors import UnusableModel
 from engine.options import read_options, write_options
-from engine.runtime.manifest import ModelManifest, ModelPackage, Parity, TrainingData, open_package
+from engine.runtime.manifest import ModelManifest, ModelPackage, Parity, TrainingData, TrainingStatistics, open_package
 from engine.runtime.onnxruntime_session import OnnxRuntimeSession
 from exporters.parity import measure_parity
 from exporters.reference.recipe import Recipe
@@ -33,8 +33,9 @@ OUTPUTS = {"spine_segmentation": "logits", "vertebral_class": "classes"}
 
 
 def package_reference(
-    recipe: Recipe, weights: Path, reference: Function, images: NDArray[np.float32], models: Path
-) -> ModelPackage:
+    recipe: Recipe, weights: Path, reference: Function, images: NDArray[np.float32], models: Path,
+    statistics: TrainingStatistics | None = None,
+) -> ModelPackage:  # fmt: skip
     """Make the package of a reference model.
 
     Args:
@@ -42,6 +43,7 @@ def package_reference(
         reference: the trained network, to hold the export against.
         images: (N, 1, K, J, I), normalised; what both are run on.
         models: the model folder; the package is a folder in it, named like the recipe.
+        statistics: of the training's crops, where the engine is to say which are unlike them.
 
     Raises:
         UnusableModel: the export is not the network, beyond the recipe's bound.
@@ -56,6 +58,7 @@ def package_reference(
         parity=Parity(promised.parity_metric, promised.parity_bound, 0.0), labels=promised.labels,
         output_scale=promised.output_scale, output_offset=promised.output_offset, output_unit=promised.output_unit,
         output_range=promised.output_range, multiple_of=promised.multiple_of, cut=promised.cut,
+        training_statistics=statistics,
     )  # fmt: skip
     manifest = replace(manifest, parity=measure_parity(manifest, weights, reference, images))
     return _install(manifest, weights, models)

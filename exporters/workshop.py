@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable, UnusableModel
-from engine.runtime.manifest import ModelPackage
+from engine.prediction.familiarity import statistics_of
+from engine.runtime.manifest import ModelPackage, TrainingStatistics
 from exporters.lower import add_variant
 from exporters.packages import package_reference
 from exporters.reference.cohorts import cohort
 from exporters.reference.recipe import Recipe
 from exporters.reference.spine_cases import draw_case, write_case
-from exporters.reference.vertebra_samples import draw_samples, write_samples
+from exporters.reference.vertebra_samples import draw_samples, read_samples, write_samples
 
+ENOUGH_CROPS = 100  # for statistics; our choice
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
@@ -70,11 +72,20 @@ def package(recipe: Recipe, bench: Path, models: Path) -> ModelPackage:
     weights = bench / "weights.onnx"
     export(network, recipe.manifest.input_shape, weights)
     images = parity_images(recipe)
-    made = package_reference(recipe, weights, as_function(network), images, models)
+    statistics = _statistics(recipe, bench) if recipe.task == "vertebral_bmd" else None
+    made = package_reference(recipe, weights, as_function(network), images, models, statistics)
     if recipe.task == "spine_segmentation":  # the slowest by far, and the one that bears it
         with suppress(BackendUnavailable, UnusableModel):  # a machine without bf16 can't show it; then it stays out
             made = add_variant(made.weights.parent, "bf16", images)
     return made
+
+
+def _statistics(recipe: Recipe, bench: Path) -> TrainingStatistics | None:
+    """Of the crops that taught, as the engine would hand them in; too few tell nothing."""
+    from exporters.reference.vertebra_lesson import images, parted
+
+    teaching, _ = parted(recipe, read_samples(samples_of(bench, recipe)), 0)
+    return statistics_of(images(recipe, teaching)[:, 0]) if len(teaching.patient) >= ENOUGH_CROPS else None
 
 
 def parity_images(recipe: Recipe, count: int = 3) -> NDArray[np.float32]:

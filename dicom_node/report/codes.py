@@ -183,6 +183,7 @@ REASONS: dict[Reason, str] = {
     Reason.OUTLIER_LEVEL: "Differs from its neighbours",
     Reason.NEAR_CUT: "Near a class boundary",
     Reason.TRANSITIONAL: "Transitional vertebra",
+    Reason.UNLIKE_TRAINING: "Unlike the training of the model",
     Reason.ONE_ANCHOR: "Levels counted from one anchor",
     Reason.DENSITY_IMPLAUSIBLE: "Density implausible",
     Reason.CEMENT: "Cement in the vertebral body",

@@ -19,7 +19,7 @@ class QualityOptions:
         0.83  # below it a body is compressed. 20 % of height (Genant), less what means over zones hide
     )
     focus_hounsfield: float = 200.0  # above the median; a measured bone island's core has 3.1 % there, others 1.2 %
-    focus_share: float = 0.02
+    focus_share: float = 0.015  # of the core; our choice: half way, as voxels at a focus's border are lost
     cement_hounsfield: float = 1100.0  # in a core; bone islands stay below; our choice
     cement_cm3: float = 0.1
     uneven_ratio: float = 2.5  # of the core's spread to its neighbours'; our choice

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.prediction.familiarity import strangeness
 from engine.records import Measurement, QualityFlag, Quantity, Reason
 from engine.runtime.manifest import ModelManifest
 from engine.runtime.session import Session
@@ -11,7 +13,8 @@ from engine.runtime.sharing import Asking, ask
 from engine.volume import VertebraCrop
 
 Densities = tuple[tuple[Measurement, ...], tuple[QualityFlag, ...]]
-"""Measurements, and a flag for each level whose value lies outside the model's plausible range and is not given."""
+"""Measurements; a flag for each level whose value lies outside the model's plausible range and is not given, and for
+each whose crop is unlike those of the training."""
 
 
 def predict_density(crops: Sequence[VertebraCrop], session: Session) -> Densities:
@@ -31,8 +34,9 @@ def predicting_density(crops: Sequence[VertebraCrop], manifest: ModelManifest, m
     """
     if not crops:
         return (), ()
-    answers = yield np.stack([manifest.normalise(crop.hounsfield)[None] for crop in crops])
-    measurements, flags = [], []
+    images = [manifest.normalise(crop.hounsfield) for crop in crops]
+    answers = yield np.stack(images)[:, None]
+    measurements, flags = [], _strange(crops, images, manifest)
     for crop, answer in zip(crops, answers, strict=True):
         value = float(answer[0]) * manifest.output_scale + manifest.output_offset
         if _plausible(value, manifest.output_range):
@@ -41,6 +45,21 @@ def predicting_density(crops: Sequence[VertebraCrop], manifest: ModelManifest, m
             detail = f"{value:.0f} mg/cm3 lies outside the model's range"
             flags.append(QualityFlag(Reason.DENSITY_IMPLAUSIBLE, crop.level, withholds=True, detail=detail))
     return tuple(measurements), tuple(flags)
+
+
+def _strange(
+    crops: Sequence[VertebraCrop], images: Sequence[NDArray[np.float32]], manifest: ModelManifest
+) -> list[QualityFlag]:
+    """A flag for each level whose crop is unlike those of the training."""
+    training = manifest.training_statistics
+    if training is None:
+        return []
+    away = {crop.level: strangeness(image, training) for crop, image in zip(crops, images, strict=True)}
+    return [
+        QualityFlag(Reason.UNLIKE_TRAINING, level, withholds=False,
+                    detail=f"{found:.1f} SD from the training's crops, limit {training.limit:.1f}")
+        for level, found in away.items() if found > training.limit
+    ]  # fmt: skip
 
 
 def _plausible(value: float, bounds: Sequence[float]) -> bool:

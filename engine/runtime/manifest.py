@@ -79,6 +79,20 @@ class SagittalCut:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingStatistics:
+    """What the training's crops are like, in the numbers of engine.prediction.familiarity."""
+
+    mean: tuple[float, ...]
+    inverse_covariance: tuple[float, ...]  # row by row
+    limit: float  # of the distance from the mean, in standard deviations; beyond it a crop is like none of them
+
+    def __post_init__(self) -> None:
+        """Refuse a matrix that does not fit."""
+        if len(self.inverse_covariance) != len(self.mean) ** 2 or self.limit < 0:
+            raise ValueError("inverse_covariance must hold the square of mean's count, and limit can't be negative")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelManifest:
     """The contract between weights and engine. Shapes (K, J, I), spacing in mm, window in HU."""
 
@@ -102,6 +116,7 @@ class ModelManifest:
     precision: str = "f32"  # of the weights
     variants: tuple[Variant, ...] = ()  # lower precisions that were shown to do, the best first
     multiple_of: int = 1  # a tile's edges may be any multiple of this
+    training_statistics: TrainingStatistics | None = None  # without them no crop is called strange
     cut: SagittalCut | None = None  # of models that read a picture from the side; their input is (1, rows, columns)
 
     @property

@@ -97,6 +97,29 @@ class DenseLayer(nn.Module):  # type: ignore[misc]
         return torch.cat([x, self.inside(x)], dim=1)
 
 
+class Smooth(nn.Module):  # type: ignore[misc]
+    """A Gaussian over a crop. Nothing is learnt.
+
+    Interpolation between a CT's voxels blurs more or less, as the crop's grid happens to lie among them; behind a blur
+    that is the same for all, a shift by a part of a voxel changes little.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        """The SD in voxels; beyond the crop its border is continued."""
+        super().__init__()
+        self.reach = math.ceil(3 * sigma)
+        away = torch.arange(-self.reach, self.reach + 1, dtype=torch.float32)
+        line = torch.exp(-0.5 * (away / sigma) ** 2)
+        self.register_buffer("line", line / line.sum(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, K, J, I) to the same shape."""
+        x = functional.pad(x, [self.reach] * 6, mode="replicate")
+        for shape in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+            x = functional.conv3d(x, self.line.reshape(1, 1, *shape))
+        return x
+
+
 class DenseNet3d(nn.Module):  # type: ignore[misc]
     """(N, 1, K, J, I) to (N, outputs): the density, scaled as the manifest says, or the classes' logits."""
 
@@ -104,6 +127,7 @@ class DenseNet3d(nn.Module):  # type: ignore[misc]
         """Blocks of dense layers; between them half the channels at half the edge."""
         super().__init__()
         channels = recipe.widths[0]
+        self.smooth = Smooth(recipe.smooth) if recipe.smooth else nn.Identity()
         parts: list[nn.Module] = [_convolution(1, channels, 2, stride=2)]
         for stage, count in enumerate(recipe.blocks):
             for _ in range(count):
@@ -123,7 +147,7 @@ class DenseNet3d(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """One number, or one for each class, a crop."""
-        value: Tensor = self.head(self.features(x).mean(dim=(2, 3, 4)))
+        value: Tensor = self.head(self.features(self.smooth(x)).mean(dim=(2, 3, 4)))
         return value
 
 

@@ -33,6 +33,7 @@ class NetworkRecipe:
     widths: tuple[int, ...] = (8, 32, 64, 96)  # channels of each stage (VB-Net), or of the stem alone (DenseNet)
     blocks: tuple[int, ...] = (0, 1, 2, 3)  # bottleneck blocks (VB-Net) or dense layers (DenseNet) of each stage
     growth: int = 12  # of dense layers
+    smooth: float = 0.0  # SD in voxels of a Gaussian that a crop passes first (DenseNet); 0: none
     crop: tuple[int, ...] = ()  # (row, column, rows, columns) of a picture that the graph reads; the rest is background
     stem_stride: int = 2  # of the first convolution (ResNet)
     bands: tuple[float, ...] = ()  # SD of Gaussians in pixels; the network is handed the grain between them too

@@ -123,14 +123,13 @@ def test_a_batch_gives_what_each_series_gives_alone(program, small_series):
 def test_following_the_spine_and_a_lower_precision_cost_nothing_that_is_read(
     program, small_series, segmentation, runtime
 ):
-    """Bounds: the same levels; 1 mg/cm3 for the patient, 2 for a level, as QCT itself repeats; bodies meet to 97 %."""
+    """Bounds: the same levels; 1 mg/cm3, half of what QCT itself repeats to; bodies meet to 97 %."""
     series = series_like(small_series)
     quick = program.analyse(series)
     with VertebralProgram(VertebralOptions(segmentation=segmentation), runtime) as other:
         slow = other.analyse(series)
     assert quick.result.levels == slow.result.levels
-    assert densities(quick) == pytest.approx(densities(slow), abs=2.0)
-    assert densities(quick)[None] == pytest.approx(densities(slow)[None], abs=1.0)
+    assert densities(quick) == pytest.approx(densities(slow), abs=1.0)
     both = np.count_nonzero((quick.bodies.labels == slow.bodies.labels) & (quick.bodies.labels > 0))
     assert 2 * both >= 0.97 * (np.count_nonzero(quick.bodies.labels) + np.count_nonzero(slow.bodies.labels))
 
