@@ -143,10 +143,11 @@ def ask(case: Scan, session: Session | None) -> Iterator[dict[str, object]]:
         core = case.truth.segments.index(level) + 1
         core_mm3 = float(np.count_nonzero(cores.labels == core)) * case.volume.geometry.voxel_volume_mm3
         lost = max((one.size for one in found if one.kind in FRACTURES), default=0.0)
-        yield answer(Reason.COMPRESSION, level, True if lost >= 0.25 else (None if lost > 0 else False), lost)
+        other = bool(_size(found, Kind.CEMENT) or _size(found, Kind.METAL))
+        fractured = True if lost >= 0.25 else None if lost > 0 else False
+        yield answer(Reason.COMPRESSION, level, None if other else fractured, lost)
         island = _size(found, Kind.BONE_ISLAND)
         share = 4.19 * island**3 / max(core_mm3, 1.0)
-        other = bool(_size(found, Kind.CEMENT) or _size(found, Kind.METAL))
         yield answer(
             Reason.DENSE_FOCUS, level, None if other or 0 < share < FOCUS_SHARE else share >= FOCUS_SHARE, island
         )

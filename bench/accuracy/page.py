@@ -119,7 +119,8 @@ def _flags(told: dict[str, Any], made: Sequence[str]) -> list[str]:
     return [
         "## Quality flags",
         "Patients with findings far more often than in life. A fracture counts from 25 % of the height; losses between "
-        "0 and 25 % are neither. A dense focus counts from 2 % of the core. The header is silent about contrast. End "
+        "0 and 25 % are neither, and so are levels with cement or metal, which are withheld "
+        "for that. A dense focus counts from 2 % of the core. The header is silent about contrast. End "
         "to end only levels are asked that the engine found and named; where it did not, nothing is given, and that is "
         "counted beside.",
         _table(["flag", "", "present", "sensitivity (95 % CI)", "absent", "false alarms", "present, no level"], rows),

@@ -40,25 +40,8 @@ def onto_volume(
         bone, mine = _bone_and_share(numbers[near], tissues.body_probability[near], n, tissues.geometry)
         source, grid = tissues.geometry.box(near), onto.box(target)
         inside = (resample(bone, source, grid, 0.0) >= 0.5) & (resample(mine, source, grid, 0.0) >= 0.5)
-        labels[target][inside | holes(inside)] = n
+        labels[target][inside] = n
     return Segmentation(onto, labels, tuple(level for level, _ in named))
-
-
-def holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What a mask closes around within a slice: a body has no hole, but cement or a screw may look like one.
-
-    >>> holes(np.array([[[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]], dtype=bool)).astype(int)
-    array([[[0, 0, 0, 0],
-            [0, 1, 0, 0],
-            [0, 0, 0, 0],
-            [0, 0, 0, 0]]])
-    """
-    around = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    within = np.zeros((3, 3, 3), dtype=bool)
-    within[1] = ndimage.generate_binary_structure(2, 1)
-    pieces, _ = ndimage.label(around, within)
-    enclosed = around & ~np.isin(pieces, np.unique(pieces[:, 0]))
-    return enclosed[:, 1:-1, 1:-1]
 
 
 def _bone_and_share(

@@ -12,6 +12,7 @@ from engine.measurement.limits import QualityOptions
 from engine.records import QualityFlag, Reason, VertebralLevel
 from engine.volume import Segmentation, Volume
 
+RIM_MM = 3.0  # around a hole in a body: as much as parts a core from the body's surface
 DEEP_MM = 8.0  # of a column that tells; our choice: shallower ones are of an endplate's rim
 
 
@@ -22,6 +23,7 @@ class Core:
     level: VertebralLevel
     hounsfield: NDArray[np.float32]  # (K, J, I)
     inside: NDArray[np.bool_]  # (K, J, I)
+    cement_voxels: int  # of the largest piece as dense as cement, in the core or in a hole of the body
     spacing_mm: tuple[float, float, float]
 
     @property
@@ -35,13 +37,15 @@ class Core:
         return float(np.count_nonzero(self.inside)) * self.voxel_mm3 / 1000
 
 
-def cores_of(volume: Volume, cores: Segmentation) -> Mapping[int, Core]:
+def cores_of(volume: Volume, bodies: Segmentation, cores: Segmentation, options: QualityOptions) -> Mapping[int, Core]:
     """Cores by their labels; a nameless one is nobody's."""
     found = {}
     for n, (level, box) in enumerate(zip(cores.segments, cores.boxes, strict=True), start=1):
         if level is not None and box is not None:
             inside = cores.labels[box] == n
-            found[n] = Core(level, volume.hounsfield[box].astype(np.float32), inside, cores.geometry.spacing_mm)
+            cement = _cement(volume, bodies, cores, n, options.cement_hounsfield)
+            hounsfield = volume.hounsfield[box].astype(np.float32)
+            found[n] = Core(level, hounsfield, inside, cement, cores.geometry.spacing_mm)
     return found
 
 
@@ -94,7 +98,7 @@ def _foci(core: Core, options: QualityOptions) -> list[QualityFlag]:
     if not core.inside.any():
         return []
     hounsfield, inside = core.hounsfield, core.inside
-    cement = _largest(inside & (hounsfield > options.cement_hounsfield)) * core.voxel_mm3 / 1000
+    cement = core.cement_voxels * core.voxel_mm3 / 1000
     if cement > options.cement_cm3:
         detail = f"{cement:.2f} cm3 above {options.cement_hounsfield:g} HU"
         return [QualityFlag(Reason.CEMENT, core.level, withholds=True, detail=detail)]
@@ -103,6 +107,39 @@ def _foci(core: Core, options: QualityOptions) -> list[QualityFlag]:
     detail = f"{share:.1%} of the core is far denser than its median"
     flag = QualityFlag(Reason.DENSE_FOCUS, core.level, withholds=False, detail=detail)
     return [flag] if share > options.focus_share else []
+
+
+def _cement(volume: Volume, bodies: Segmentation, cores: Segmentation, n: int, hounsfield: float) -> int:
+    """Voxels of the largest piece that is denser than any bone; a network may leave cement out of its outline."""
+    box = bodies.boxes[n - 1]
+    if box is None:
+        return 0
+    dense = volume.hounsfield[box] > hounsfield
+    if not dense.any():
+        return 0
+    body, where = bodies.labels[box] == n, cores.labels[box] == n
+    hollow = holes(body)
+    if hollow.any():
+        away = ndimage.distance_transform_edt(~hollow, sampling=bodies.geometry.spacing_mm)
+        where |= (body | hollow) & (away <= RIM_MM)
+    return _largest(dense & where)
+
+
+def holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What a mask closes around within a slice.
+
+    >>> holes(np.array([[[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]], dtype=bool)).astype(int)
+    array([[[0, 0, 0, 0],
+            [0, 1, 0, 0],
+            [0, 0, 0, 0],
+            [0, 0, 0, 0]]])
+    """
+    around = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    within = np.zeros((3, 3, 3), dtype=bool)
+    within[1] = ndimage.generate_binary_structure(2, 1)
+    pieces, _ = ndimage.label(around, within)
+    enclosed = around & ~np.isin(pieces, np.unique(pieces[:, 0]))
+    return np.asarray(enclosed[:, 1:-1, 1:-1], dtype=bool)
 
 
 def _uneven(core: Core, usual: float | None, options: QualityOptions) -> list[QualityFlag]:

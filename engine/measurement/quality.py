@@ -39,7 +39,7 @@ def quality_flags(
     cut = {n for n, box in enumerate(bodies.boxes, start=1) if box is not None and cut_ends(box, bodies, options)}
     heights = {n: found for n, found in body_heights(bodies).items() if n not in cut}
     metal = _metal(volume, bodies, options)
-    found = cores_of(volume, cores)
+    found = cores_of(volume, bodies, cores, options)
     uneven = {n: value for n, core in found.items() if (value := unevenness(core)) is not None}
     for n, (level, box) in enumerate(zip(bodies.segments, bodies.boxes, strict=True), start=1):
         if level is None or box is None:

@@ -208,9 +208,9 @@ def test_a_calibrated_density_names_its_line_and_material(complete, written):
 
 def test_each_anchor_says_how_it_counts(complete, written):
     levels = complete.result.levels
-    assert (levels[0], levels[-1]) == (VertebralLevel.L1, VertebralLevel.L3)
+    assert (levels[0], levels[-1]) == (VertebralLevel.T12, VertebralLevel.L3)
     texts = [item.TextValue for item in code_items(written(complete)["sr"], codes.NUMBERING)]
-    assert texts == ["sacrum: L1 to L3", "last ribs: L2 to L4"]
+    assert texts == ["sacrum: T12 to L3", "last ribs: L1 to L4"]
 
 
 def test_probabilities_name_their_class(complete, written):

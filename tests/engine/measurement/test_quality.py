@@ -114,6 +114,17 @@ def test_a_bone_island_is_told_and_cement_is_withheld(spine, series_with):
     assert flags_of(cement, series_with()) == {(Reason.CEMENT, L.L1): True}
 
 
+def test_cement_that_the_outline_leaves_out_is_seen(spine, series_with):
+    left_out = spine()
+    inside = left_out.ball((4.0, 0.0, 85.0), 6.0)
+    left_out.hounsfield[inside] = 1500
+    left_out.bodies.labels[inside] = 0
+    left_out.cores.labels[inside] = 0
+    assert (Reason.CEMENT, L.L1) in flags_of(left_out, series_with())
+    left_out.hounsfield[inside] = 150
+    assert (Reason.CEMENT, L.L1) not in flags_of(left_out, series_with())
+
+
 def test_noise_makes_no_dense_focus(spine, series_with):
     found = flags_of(spine(noise=120.0), series_with())
     assert {reason for reason, _ in found} == {Reason.NOISE}
