@@ -55,7 +55,8 @@ LOOK_EARLY_BYTES = 12 * 1024
 """With so much here, a CT's header mostly is: it has 2 to 8 kB. Our choice."""
 
 WRITE_EARLY_BYTES = 192 * 1024
-"""That are written together while more comes. Measured: less costs calls, more waits for the last byte."""
+"""That are worth a call while more is awaited. Measured: less costs calls, more waits for the last byte; and what lies
+in the buffer already is written at once, with the rest."""
 
 FAR_AWAY = NEVER = 1 << 62
 
@@ -130,6 +131,9 @@ class Reception:
         self._unwritten_bytes += len(piece)
         if self.size_bytes >= self._look_at_bytes:
             self._look_early()
+
+    def write_early(self) -> None:
+        """Write what was taken while more is awaited, if it is worth a call. A full disk is told by `finish`."""
         if self._unwritten_bytes >= WRITE_EARLY_BYTES:
             self._write_or_give_up()
 

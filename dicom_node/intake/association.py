@@ -146,7 +146,7 @@ class Association:
             self._wire.send(reject(rejection))
             return False
         self._wire.send(accept(proposal, self._agreement))
-        self._wire.before_reuse = self._spill
+        self._wire.before_reuse, self._wire.before_wait = self._spill, self._write_early
         self._wire.rewind()
         return True
 
@@ -232,6 +232,10 @@ class Association:
     def _spill(self) -> None:
         if self._reception is not None:
             self._reception.spill()
+
+    def _write_early(self) -> None:
+        if self._reception is not None:
+            self._reception.write_early()
 
     def _context(self) -> Context:
         try:

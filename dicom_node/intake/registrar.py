@@ -93,11 +93,13 @@ class Registrar:
     def offer(self, arrival: Arrival) -> None:
         """Register an instance soon. Returns at once; never fails."""
         with self._changed:
-            if len(self._waiting) < self._options.most_waiting:
+            waiting = len(self._waiting)
+            if waiting < self._options.most_waiting:
                 self._waiting.append(arrival)
             else:
                 self._sweep_wanted = True
-            self._changed.notify_all()
+            if not 0 < waiting < self._options.most_together - 1:  # between these the thread would only look and wait
+                self._changed.notify_all()
 
     def look_at_refusals(self) -> None:
         """The spool holds a new note of a refusal."""

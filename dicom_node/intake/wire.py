@@ -62,6 +62,7 @@ class Wire:
         """Take over a connected socket; a TLS one has not shaken hands yet."""
         self._idle_timeout_s = patience.begin_timeout_s
         self.before_reuse: Callable[[], None] = lambda: None  # called before views into the buffer lose their content
+        self.before_wait: Callable[[], None] = lambda: None  # called when more is awaited
         self._connection = connection
         self._patience = patience
         self._is_plain = not isinstance(connection, ssl.SSLSocket)
@@ -172,7 +173,7 @@ class Wire:
         """End the connection and let go of the buffer."""
         self.interrupt()
         self._connection.close()
-        self.before_reuse = lambda: None
+        self.before_reuse = self.before_wait = lambda: None
         self._view = memoryview(b"")
         self._memory = mmap.mmap(-1, 1)  # the old one goes with its last view
 
@@ -184,6 +185,7 @@ class Wire:
     def _wait_for_more(self, until: float, count: int = 1) -> None:
         if self._head + count > BUFFER_BYTES or self._tail == BUFFER_BYTES:
             self._make_room()
+        self.before_wait()
         while True:
             if self._is_plain:  # senders with Nagle's algorithm wait for it
                 self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
