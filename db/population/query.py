@@ -12,30 +12,13 @@ from sqlalchemy.exc import DBAPIError
 
 from db.connection import Database, insert_into, rows_where_in
 from db.population import views
+from db.population.export import TABLES
 from db.schema import densitometry, population, scanner, series, study
 from engine.errors import BadOption, DeploymentError
 from engine.records import Program
 
-READABLE = (
-    "study",
-    "series",
-    "scanner",
-    "selection",
-    "screening",
-    "run",
-    "policy",
-    "model",
-    "result",
-    "result_model",
-    "vertebra",
-    "calibration",
-    "extra_measurement",
-    "quality_flag",
-    "numbering",
-    "population",
-    "densitometry",
-)
-"""Tables that `grant_reader` lets a role read: no paths, no jobs, no headers."""
+READABLE = (*TABLES, "selection")
+"""Tables that `grant_reader` lets a role read: what is exported, and the history of choices; no paths, no jobs."""
 
 STATEMENT_LIMIT = "10min"  # our choice: of a reader's statement on PostgreSQL
 

@@ -210,6 +210,17 @@ def test_a_change_is_judged_by_what_repeats_here(database, examine):
     ]
 
 
+def test_only_the_drift_of_scanners_is_read_in_the_order_of_its_index(database):
+    if database.dialect != "sqlite":
+        pytest.skip("PostgreSQL weighs by its statistics; an empty database has none")
+    with database.read() as connection:
+        plans = {
+            name: str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN SELECT * FROM {name}").all())
+            for name in views.definitions()
+        }
+    assert {name for name, plan in plans.items() if "ix_population_drift" in plan} == {"scanner_drift"}
+
+
 def test_a_measurement_tells_where_it_came_from(database, examine):
     examine(1, manufacturer="Maker", station_name="CT 1")
     query = "SELECT level, station_name, kvp, density_model_sha256, policy, engine_version FROM measurement"
