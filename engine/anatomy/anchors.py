@@ -110,9 +110,13 @@ def _meets_sacrum(body: Body, tissues: TissueMap, course: Centreline) -> bool:
 
 def _sacrum(tissues: TissueMap) -> NDArray[np.float64]:
     """(N, 3): the sacrum's voxels in the patient, in mm, without specks."""
-    mask = tissues.labels == tissues.tissues.index("sacrum")
+    voxels = tissues.voxels("sacrum")
+    if not len(voxels):
+        return np.zeros((0, 3))
+    low = voxels.min(axis=0)
+    mask = np.zeros(voxels.max(axis=0) - low + 1, dtype=bool)
+    mask[tuple((voxels - low).T)] = True
     pieces, _ = ndimage.label(mask)
-    sizes = np.bincount(pieces.ravel()) * tissues.geometry.voxel_volume_mm3 / 1000
-    large = sizes >= SACRUM_CM3
-    large[0] = False
-    return tissues.geometry.to_patient(np.argwhere(large[pieces]).astype(float))
+    piece = pieces[tuple((voxels - low).T)]
+    large = np.bincount(piece) * tissues.geometry.voxel_volume_mm3 / 1000 >= SACRUM_CM3
+    return tissues.geometry.to_patient(voxels[large[piece]].astype(float))

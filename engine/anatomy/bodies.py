@@ -51,8 +51,7 @@ def find_bodies(tissues: TissueMap, course: Centreline, view: Geometry, smallest
         view: the volume's grid: what lies at its border may be cut.
         smallest_cm3: less bone than this in a cell is a speck.
     """
-    body = np.argwhere(tissues.labels == tissues.tissues.index("vertebral_body"))
-    disc = np.argwhere(tissues.labels == tissues.tissues.index("disc"))
+    body, disc = tissues.voxels("vertebral_body"), tissues.voxels("disc")
     (body, way, core), (_, disc_way, _) = (_in_tube(voxels, tissues, course) for voxels in (body, disc))
     if not len(body):
         return ()
@@ -123,13 +122,13 @@ def _cuts(bone: NDArray[np.float64], soft: NDArray[np.float64]) -> NDArray[np.in
         if at - start <= LONGEST_MM:
             total[at, free] = _middle(gain, start, at) + cut
             came[at, free] = start
-        for n, length in enumerate(lengths.tolist()):
-            before = at - length
-            if before <= start:
-                break
-            choices = np.append(total[before, :free] - uneven[n], total[before, free])
-            came[at, n] = int(choices.argmax())
-            total[at, n] = choices[came[at, n]] + _middle(gain, before, at) + cut
+        fitting = min(free, at - start - SHORTEST_MM)
+        if fitting > 0:
+            before = at - lengths[:fitting]
+            choices = total[before]
+            choices[:, :free] -= uneven[:fitting]
+            came[at, :fitting] = choices.argmax(axis=1)
+            total[at, :fitting] = choices.max(axis=1) + _middles(gain, before, at) + cut
         rest = stop - at
         if rest <= LONGEST_MM and (ending := total[at].max() + (_middle(gain, at, stop) if rest else 0)) > result[0]:
             result = (ending, at, int(total[at].argmax()))
@@ -138,8 +137,13 @@ def _cuts(bone: NDArray[np.float64], soft: NDArray[np.float64]) -> NDArray[np.in
 
 def _middle(gain: NDArray[np.float64], first: int, stop: int) -> float:
     """How much more bone than disc the middle half of a cell holds, per millimetre."""
+    return float(_middles(gain, np.array([first]), stop)[0])
+
+
+def _middles(gain: NDArray[np.float64], first: NDArray[np.int_], stop: int) -> NDArray[np.float64]:
+    """The same of many cells with one end."""
     quarter = (stop - first) // 4
-    return float(gain[stop - quarter] - gain[first + quarter]) / max(1, stop - first - 2 * quarter)
+    return np.asarray((gain[stop - quarter] - gain[first + quarter]) / np.maximum(1, stop - first - 2 * quarter))
 
 
 def _way_back(result: tuple[float, int, int], came: NDArray[np.int_], free: int, start: int, stop: int) -> list[int]:

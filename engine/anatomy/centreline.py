@@ -7,6 +7,7 @@ and a missing body does not interrupt it. Along it the spine is straight: each v
 along the course and its distance from it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,15 +61,27 @@ def _coarse_course(spine: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.f
     """(K, 2): row and column of the best way through slices of `spine`, one point a slice."""
     factors = [max(1, round(COARSE_MM / step)) for step in geometry.spacing_mm]
     short = [(0, -n % f) for n, f in zip(spine.shape, factors, strict=True)]
-    k, j, i = (n // f for n, f in zip((np.array(spine.shape) + [s[1] for s in short]), factors, strict=True))
-    blocks = np.pad(spine, short).reshape(k, factors[0], j, factors[1], i, factors[2])
-    evidence = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    k = (spine.shape[0] + short[0][1]) // factors[0]
+    evidence = _counted(np.pad(spine, short), factors).astype(np.float32) / np.float32(np.prod(factors))
     sigma = [GRAIN_MM / (step * f) for step, f in zip(geometry.spacing_mm, factors, strict=True)]
     evidence = ndimage.gaussian_filter(evidence, sigma, mode="constant")
     way = _best_way(evidence)
     middle = [(f - 1) / 2 for f in factors]
     at = (np.arange(spine.shape[0]) - middle[0]) / factors[0]
     return np.stack([np.interp(at, np.arange(k), way[:, a]) * factors[a + 1] + middle[a + 1] for a in (0, 1)], axis=1)
+
+
+def _counted(mask: NDArray[np.bool_], factors: Sequence[int]) -> NDArray[np.generic]:
+    """How many voxels are set in each block; axes are whole multiples of the blocks."""
+    counts: NDArray[np.generic] = mask.astype(np.min_scalar_type(int(np.prod(factors))))
+    for axis, n in enumerate(factors):
+        at: list[slice] = [slice(None)] * 3
+        parts = []
+        for first in range(n):
+            at[axis] = slice(first, None, n)
+            parts.append(counts[tuple(at)])
+        counts = sum(parts[1:], start=parts[0])
+    return counts
 
 
 def _best_way(evidence: NDArray[np.float32]) -> NDArray[np.int_]:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine.resampling import AIR, centred_grid, resample
-from engine.volume import Geometry, Segmentation, Shape, Vector, VertebraCrop, Volume
+from engine.volume import Geometry, Segmentation, Shape, Vector, VertebraCrop, Volume, places
 
 
 def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm: Vector) -> tuple[VertebraCrop, ...]:
@@ -23,7 +23,7 @@ def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm
         level = cores.segments[n - 1]
         if box is None or level is None:
             continue
-        index = np.argwhere(cores.labels[box] == n).mean(axis=0) + [part.start for part in box]
+        index = places(cores.labels[box] == n).mean(axis=0) + [part.start for part in box]
         x, y, z = (float(value) for value in cores.geometry.to_patient(index))
         grid = centred_grid((x, y, z), shape, spacing_mm)
         hounsfield = resample(volume.hounsfield, volume.geometry, grid)

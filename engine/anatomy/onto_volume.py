@@ -32,16 +32,18 @@ def onto_volume(
     for n, (_, body) in enumerate(named, start=1):
         numbers[tuple(body.voxels.T)] = n
     labels = np.zeros(onto.shape, dtype=np.uint8)
+    found: list[Box | None] = []
     for n, (_, body) in enumerate(named, start=1):
         near = _box(body.voxels, tissues.geometry, MARGIN_MM)
         target = _same_place(near, tissues.geometry, onto)
+        found.append(target)
         if target is None:
             continue
         bone, mine = _bone_and_share(numbers[near], tissues.body_probability[near], n, tissues.geometry)
         source, grid = tissues.geometry.box(near), onto.box(target)
         inside = (resample(bone, source, grid, 0.0) >= 0.5) & (resample(mine, source, grid, 0.0) >= 0.5)
         labels[target][inside] = n
-    return Segmentation(onto, labels, tuple(level for level, _ in named))
+    return Segmentation(onto, labels, tuple(level for level, _ in named), tuple(found))
 
 
 def _bone_and_share(

@@ -5,15 +5,18 @@ Neighbours touch at their facets, and a spinous process hangs behind the next bo
 the straight distance but the way through bone.
 """
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
-from engine.volume import Geometry, Segmentation, TissueMap
+from engine.volume import Geometry, Segmentation, TissueMap, Vector, places
 
-STEP = 1.8  # voxels: farther voxels are no neighbours; a bit more than the diagonal of a cube
+STEPS = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]  # to half of a voxel's 26 neighbours
 PEDICLE_MM = 4.5  # from a body's voxels: where a way may begin; our choice: two voxels and a gap's width
 LOOSE_MM = 5.0  # a piece without a way to any body goes with bone so near; our choice: farther, it may be a neighbour
 
@@ -29,8 +32,8 @@ def whole_vertebrae(bodies: Segmentation, tissues: TissueMap) -> Segmentation:
     """
     labels = _onto(bodies, tissues.geometry)
     if "posterior_elements" in tissues.tissues:
-        behind = (tissues.labels == tissues.tissues.index("posterior_elements")) & (labels == 0)
-        voxels = np.argwhere(behind)
+        voxels = tissues.voxels("posterior_elements")
+        voxels = voxels[labels[tuple(voxels.T)] == 0]
         if len(voxels) and labels.any():
             labels[tuple(voxels.T)] = _owners(voxels, labels, tissues.geometry)
     return Segmentation(tissues.geometry, labels, bodies.segments)
@@ -59,14 +62,13 @@ def _onto(bodies: Segmentation, grid: Geometry) -> NDArray[np.uint8]:
 def _owners(voxels: NDArray[np.int_], labels: NDArray[np.uint8], grid: Geometry) -> NDArray[np.uint8]:
     """The body that each voxel (N, 3) belongs to; 0: to none."""
     points = grid.to_patient(voxels.astype(float))
-    pairs = cKDTree(voxels).query_pairs(STEP, output_type="ndarray")
-    lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
-    count, numbers = len(voxels), np.unique(labels[labels > 0])
-    starts, ends, ways = [pairs[:, 0]], [pairs[:, 1]], [lengths]
-    for source, n in enumerate(numbers, start=count):
-        distance, _ = cKDTree(grid.to_patient(np.argwhere(labels == n).astype(float))).query(
-            points, distance_upper_bound=PEDICLE_MM
-        )
+    starts, ends, ways = _neighbours(voxels, grid.spacing_mm)
+    boxes = ndimage.find_objects(labels)
+    count, numbers = len(voxels), np.array([n for n, box in enumerate(boxes, start=1) if box is not None])
+    for source, n in enumerate(numbers.tolist(), start=count):
+        box = boxes[n - 1]
+        body = places(labels[box] == n) + [part.start for part in box]
+        distance, _ = cKDTree(grid.to_patient(body.astype(float))).query(points, distance_upper_bound=PEDICLE_MM)
         away = np.asarray(distance)
         near = np.flatnonzero(np.isfinite(away))
         starts.append(np.full(len(near), source))
@@ -84,3 +86,21 @@ def _owners(voxels: NDArray[np.int_], labels: NDArray[np.uint8], grid: Geometry)
         at = np.minimum(at, reached.sum() - 1)
         owners[~reached] = np.where(np.isfinite(distance), owners[reached][at], 0)
     return owners
+
+
+def _neighbours(
+    voxels: NDArray[np.int_], spacing_mm: Vector
+) -> tuple[list[NDArray[np.int_]], list[NDArray[np.int_]], list[NDArray[np.float64]]]:
+    """Pairs of voxels (N, 3) that touch by a face, an edge or a corner, and how far apart they are; each pair once."""
+    low = voxels.min(axis=0) - 1
+    number = np.full(voxels.max(axis=0) - low + 2, -1, dtype=np.int32)
+    at = voxels - low
+    number[tuple(at.T)] = np.arange(len(voxels))
+    firsts, seconds, lengths = [], [], []
+    for step in STEPS:
+        other = number[tuple((at + step).T)]
+        first = np.flatnonzero(other >= 0)
+        firsts.append(first)
+        seconds.append(other[first].astype(int))
+        lengths.append(np.full(len(first), float(np.linalg.norm(np.multiply(step, spacing_mm)))))
+    return firsts, seconds, lengths

@@ -111,7 +111,7 @@ def _rib(body: Body, near: NDArray[np.int_], distance: NDArray[np.float64], cage
 
 def _cage(tissues: TissueMap, course: Centreline) -> RibCage:
     """The rib voxels of a map."""
-    voxels = np.argwhere(tissues.labels == tissues.tissues.index("rib"))
+    voxels = tissues.voxels("rib")
     if not len(voxels):
         none = np.zeros(0)
         return RibCage(np.zeros((0, 3)), none.astype(int), none, none, none.astype(bool))

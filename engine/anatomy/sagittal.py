@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from engine.records import VertebralLevel
 from engine.runtime.manifest import SagittalCut
-from engine.volume import Box, Segmentation, VertebraCut, Volume
+from engine.volume import Box, Segmentation, VertebraCut, Volume, places
 
 SHEET_MM = 1.0  # between the sheets that a slab is the mean of
 ASKEW = 0.8  # cosine of the left axes below which the principal one is no vertebra's, and the patient's is taken
@@ -52,10 +52,12 @@ def vertebra_frame(bodies: Segmentation, n: int) -> tuple[NDArray[np.float64], N
     box = bodies.boxes[n - 1]
     if box is None:
         raise ValueError(f"segment {n} has no voxel")
-    voxels = np.argwhere(bodies.labels[box] == n) + [part.start for part in box]
+    voxels = places(bodies.labels[box] == n) + [part.start for part in box]
     points = bodies.geometry.to_patient(voxels.astype(float))
     centre = points.mean(axis=0)
-    _, principal = np.linalg.eigh(np.cov((points - centre).T) if len(points) > 3 else np.eye(3))
+    away = points - centre
+    spread = np.einsum("na,nb->ab", away, away) / (len(away) - 1) if len(away) > 3 else np.eye(3)
+    _, principal = np.linalg.eigh(spread)
     left = principal[:, np.abs(principal[0]).argmax()]
     left = left * np.sign(left[0]) if abs(left[0]) > ASKEW else np.array([1.0, 0.0, 0.0])
     up = np.array([0.0, 0.0, 1.0]) - left[2] * left

@@ -8,7 +8,6 @@ and counts as not bone: a body at the border keeps its distance from there too.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.volume import Segmentation, Vector
 
@@ -26,7 +25,7 @@ def trabecular_core(bodies: Segmentation, erosion_mm: float) -> Segmentation:
     for n, box in enumerate(bodies.boxes, start=1):
         if box is not None and bodies.segments[n - 1] is not None:
             cores[box][eroded(bodies.labels[box] == n, bodies.geometry.spacing_mm, erosion_mm)] = n
-    return Segmentation(bodies.geometry, cores, bodies.segments)
+    return Segmentation(bodies.geometry, cores, bodies.segments, bodies.boxes)
 
 
 def eroded(mask: NDArray[np.bool_], spacing_mm: Vector, erosion_mm: float) -> NDArray[np.bool_]:
@@ -51,11 +50,22 @@ def eroded(mask: NDArray[np.bool_], spacing_mm: Vector, erosion_mm: float) -> ND
     padded = np.pad(mask, [(n, n) for n in margin])
     squared: NDArray[np.float32] = np.where(padded, far, np.float32(0))
     for axis, (step, reach) in enumerate(zip(spacing_mm, margin, strict=True)):
-        away = np.maximum(np.abs(np.arange(-reach, reach + 1)) - 0.5, 0) * step
-        shape = [1, 1, 1]
-        shape[axis] = len(away)
-        added = -(away**2).reshape(shape)
-        squared = ndimage.grey_erosion(squared, structure=added.tolist(), mode="nearest")
+        before = squared
+        squared = before.copy()
+        for apart in range(1, reach + 1):
+            added = np.float32(((apart - 0.5) * step) ** 2)
+            if added >= far:
+                break
+            low, high = _shifted(axis, apart)
+            np.minimum(squared[low], before[high] + added, out=squared[low])
+            np.minimum(squared[high], before[low] + added, out=squared[high])
     inner = tuple(slice(n, -n) for n in margin)
     deep: NDArray[np.bool_] = squared[inner] >= np.float32(erosion_mm**2 * (1 - 1e-5))
     return deep
+
+
+def _shifted(axis: int, apart: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """All but the last, and all but the first planes along an axis: each with what lies so many planes on."""
+    low, high = [slice(None)] * 3, [slice(None)] * 3
+    low[axis], high[axis] = slice(None, -apart), slice(apart, None)
+    return tuple(low), tuple(high)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.volume import Box, Geometry, Segmentation
+from engine.volume import Box, Geometry, Segmentation, places, weighed
 
 MIDDLE_BAND = 0.25  # of the width, to both sides of the middle: where a body is as deep as it gets
 ZONES = {"anterior": (0.08, 0.22), "middle": (0.43, 0.57), "posterior": (0.78, 0.92)}  # of the depth, from the front
@@ -47,7 +47,7 @@ def body_heights(bodies: Segmentation) -> Mapping[int, Heights]:
 
 def _points(bodies: Segmentation, n: int, box: Box) -> NDArray[np.float64]:
     """(N, 3): a body's voxels in the patient, mm."""
-    index = np.argwhere(bodies.labels[box] == n) + [part.start for part in box]
+    index = places(bodies.labels[box] == n) + [part.start for part in box]
     return bodies.geometry.to_patient(index.astype(float))
 
 
@@ -62,7 +62,7 @@ def _heights(cloud: NDArray[np.float64], up: NDArray[np.float64], geometry: Geom
         up /= np.linalg.norm(up)
     left, back, up = _frame(up)
     axes, spacing = np.asarray(geometry.direction), np.asarray(geometry.spacing_mm)
-    u, v = cloud @ left, cloud @ back
+    u, v = weighed(cloud, left), weighed(cloud, back)
     half = MIDDLE_BAND * float(np.percentile(u, 99) - np.percentile(u, 1))
     middle = float(np.median(u))
     front, rear = np.percentile(v[np.abs(u - middle) <= half], (0.5, 99.5))
@@ -72,7 +72,8 @@ def _heights(cloud: NDArray[np.float64], up: NDArray[np.float64], geometry: Geom
     steps = [float(np.abs(axes @ axis) @ spacing) for axis in (left, back, up)]
     inside = _overlap(u, steps[0], middle - half, middle + half)
     zone = [
-        float(inside @ _overlap(v, steps[1], front + a * depth, front + b * depth)) / ((b - a) * depth * 2 * half)
+        float((inside * _overlap(v, steps[1], front + a * depth, front + b * depth)).sum())
+        / ((b - a) * depth * 2 * half)
         for a, b in ZONES.values()
     ]
     bone = geometry.voxel_volume_mm3
@@ -95,7 +96,7 @@ def _in_frame(
     cloud: NDArray[np.float64], up: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     left, back, up = _frame(up)
-    return cloud @ left, cloud @ back, cloud @ up
+    return weighed(cloud, left), weighed(cloud, back), weighed(cloud, up)
 
 
 def _endplate_slope(
@@ -106,9 +107,14 @@ def _endplate_slope(
     reach = FOOTPRINT * np.percentile(np.abs([u, v]), 99, axis=1)
     inner = (np.abs(column) * COLUMN_MM <= reach[:, None]).all(axis=0)  # whole columns, never slivers of one
     u, v, w = u[inner], v[inner], w[inner]
-    _, number = np.unique(column[:, inner], axis=1, return_inverse=True)
-    number = number.ravel()
-    count = int(number.max(initial=-1)) + 1
+    if not len(u):
+        return None
+    place = column[:, inner].astype(int)
+    place -= place.min(axis=1, keepdims=True)
+    key = place[0] * (int(place[1].max()) + 1) + place[1]
+    there = np.bincount(key) > 0
+    number = (np.cumsum(there) - 1)[key]
+    count = int(np.count_nonzero(there))
     if count < ENOUGH_COLUMNS:
         return None
     sizes = np.bincount(number)

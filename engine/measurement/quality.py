@@ -18,7 +18,7 @@ from engine.measurement.shape_rules import compression, cut_ends, field_of_view,
 from engine.measurement.surroundings import Slab, truncated_mm, vessel_hounsfield
 from engine.records import QualityFlag, Reason, SeriesRef, VertebralLevel
 from engine.selection import Kernel, kernel_class
-from engine.volume import Box, Segmentation, Volume
+from engine.volume import Box, Segmentation, Volume, places
 
 
 def quality_flags(
@@ -123,7 +123,7 @@ def _metal(volume: Volume, bodies: Segmentation, options: QualityOptions) -> NDA
         return np.zeros((0, 3))
     large = np.bincount(pieces.ravel()) * bodies.geometry.voxel_volume_mm3 / 1000 >= options.metal_cm3
     large[0] = False
-    index = np.argwhere(large[pieces]) + [part.start for part in near]
+    index = places(large[pieces]) + [part.start for part in near]
     return bodies.geometry.to_patient(index.astype(float))
 
 
@@ -132,7 +132,7 @@ def _near_metal(
 ) -> list[QualityFlag]:
     if not len(metal):
         return []
-    index = np.argwhere(bodies.labels[box] == n) + [part.start for part in box]
+    index = places(bodies.labels[box] == n) + [part.start for part in box]
     points = bodies.geometry.to_patient(index.astype(float))
     distance, _ = cKDTree(metal).query(points, distance_upper_bound=options.metal_distance_mm)
     nearest = float(np.min(distance))

@@ -8,7 +8,7 @@ from scipy import ndimage
 from engine.measurement.heights import Heights
 from engine.measurement.limits import QualityOptions
 from engine.records import QualityFlag, Reason, VertebralLevel
-from engine.volume import Box, Segmentation
+from engine.volume import Box, Segmentation, places
 
 SURE_STEPS = 1.2  # slices that a difference of heights must exceed; our choice: both ends are told to half a slice
 LUMBAR = frozenset(level for level in VertebralLevel if level[0] == "L")
@@ -86,7 +86,7 @@ def scoliosis(bodies: Segmentation, options: QualityOptions) -> list[QualityFlag
     centres = []
     for n, (level, box) in enumerate(zip(bodies.segments, bodies.boxes, strict=True), start=1):
         if level is not None and box is not None:
-            index = np.argwhere(bodies.labels[box] == n).mean(axis=0) + [part.start for part in box]
+            index = places(bodies.labels[box] == n).mean(axis=0) + [part.start for part in box]
             centres.append(bodies.geometry.to_patient(index))
     if len(centres) < 4:
         return []

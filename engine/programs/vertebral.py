@@ -27,7 +27,7 @@ from engine.measurement.densities import calibrated_densities, on_line
 from engine.measurement.quality import QualityOptions, quality_flags
 from engine.measurement.surroundings import slabs
 from engine.prediction.bone_class import Probabilities, patient_classes, predicting_classes
-from engine.prediction.bone_density import predicting_density
+from engine.prediction.bone_density import Densities, predicting_density
 from engine.prediction.from_side import ArealPolicy, Scores, judge, patient_means, predicting_from_side
 from engine.prediction.policy import DensityPolicy
 from engine.programs.aggregation import patients_value
@@ -50,7 +50,7 @@ from engine.runtime.manifest import ModelManifest, SagittalCut, find_optional, f
 from engine.runtime.session import Session
 from engine.runtime.sharing import Asking, ask_together
 from engine.segmentation.vertebrae import SegmentationOptions, segmenting
-from engine.volume import Analysis, Segmentation, TissueMap, VertebraCrop, Volume
+from engine.volume import Analysis, Segmentation, TissueMap, VertebraCrop, VertebraCut, Volume
 
 TISSUES = ("vertebral_body", "disc", "rib", "sacrum")
 """What the spine network must tell apart for vertebrae to be found and named."""
@@ -95,6 +95,14 @@ class VertebralCase:
     implausible: tuple[QualityFlag, ...] = field(init=False)
     probabilities: Probabilities = ()
     scores: tuple[Measurement, ...] = ()  # areal density, bone score
+
+
+@dataclass(slots=True)
+class _Pictures:
+    """What models that look from the side share of one series."""
+
+    whole: Segmentation | None = None
+    cuts: dict[tuple[SagittalCut, tuple[float, ...]], tuple[VertebraCut, ...]] = field(default_factory=dict)
 
 
 class VertebralProgram:
@@ -211,29 +219,42 @@ class VertebralProgram:
     def _predict(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
         """Densities and classes of the levels that nothing speaks against."""
         manifest, model = self._density.manifest, str(self._density.model)
-        crops = [self._crops(case, manifest) for case in cases]
-        ends = ask_together([predicting_density(some, manifest, model) for some in crops], self._density)
-        for case, end in zip(cases, ends, strict=True):
-            if not isinstance(end, Exception):
-                case.densities, case.implausible = end
-                case.densities = on_line(case.densities, case.calibrations[0])
-        return [end if isinstance(end, Exception) else self._classify(case, some)
-                for case, some, end in zip(cases, crops, ends, strict=True)]  # fmt: skip
+        crops: list[list[VertebraCrop]] = [[] for _ in cases]
+
+        def asking(case: VertebralCase, own: list[VertebraCrop]) -> Asking[Densities]:
+            own += self._crops(case, manifest)
+            return (yield from predicting_density(own, manifest, model))
+
+        askings = [asking(case, own) for case, own in zip(cases, crops, strict=True)]
+        failures: list[Exception | None] = []
+        for case, own, end in zip(cases, crops, ask_together(askings, self._density), strict=True):
+            if isinstance(end, Exception):
+                failures.append(end)
+                continue
+            case.densities, case.implausible = end
+            case.densities = on_line(case.densities, case.calibrations[0])
+            failures.append(self._classify(case, own))
+        return failures
 
     def _classify(self, case: VertebralCase, crops: Sequence[VertebraCrop]) -> Exception | None:
         """Classes of the levels whose density is told; the density's crops are the classifier's where they fit."""
         if self._class is None:
             return None
-        manifest = self._class.manifest
-        if (manifest.tile, manifest.spacing_mm) != (self._density.manifest.tile, self._density.manifest.spacing_mm):
-            crops = self._crops(case, manifest)
-        told = {one.finding_site for one in case.densities}
-        some = [crop for crop in crops if crop.level in told]
-        (end,) = ask_together([predicting_classes(some, manifest, str(self._class.model))], self._class)
+        (end,) = ask_together([self._asking_classes(case, crops, self._class)], self._class)
         if isinstance(end, Exception):
             return end
         case.probabilities = end
         return None
+
+    def _asking_classes(
+        self, case: VertebralCase, crops: Sequence[VertebraCrop], session: Session
+    ) -> Asking[Probabilities]:
+        manifest = session.manifest
+        if (manifest.tile, manifest.spacing_mm) != (self._density.manifest.tile, self._density.manifest.spacing_mm):
+            crops = self._crops(case, manifest)
+        told = {one.finding_site for one in case.densities}
+        some = [crop for crop in crops if crop.level in told]
+        return (yield from predicting_classes(some, manifest, str(session.model)))
 
     def _crops(self, case: VertebralCase, manifest: ModelManifest) -> list[VertebraCrop]:
         """Around each level whose density will be told; none is cut out for nothing."""
@@ -246,16 +267,11 @@ class VertebralProgram:
     def _look_from_side(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
         """Areal density and bone score of the levels whose density was told."""
         failures: list[Exception | None] = [None] * len(cases)
-        whole = [self._whole(case) for case in cases]
+        pictures = [_Pictures() for _ in cases]
         for quantity, session in self._from_side.items():
-            ends = ask_together(
-                [
-                    self._asking_from_side(case, mine, quantity, session)
-                    for case, mine in zip(cases, whole, strict=True)
-                ],
-                session,
-            )
-            for n, (case, end) in enumerate(zip(cases, ends, strict=True)):
+            askings = [self._asking_from_side(case, kept, quantity, session)
+                       for case, kept in zip(cases, pictures, strict=True)]  # fmt: skip
+            for n, (case, end) in enumerate(zip(cases, ask_together(askings, session), strict=True)):
                 if isinstance(end, Exception):
                     failures[n] = end
                 else:
@@ -264,14 +280,18 @@ class VertebralProgram:
         return failures
 
     def _asking_from_side(
-        self, case: VertebralCase, whole: Segmentation, quantity: Quantity, session: Session
+        self, case: VertebralCase, kept: "_Pictures", quantity: Quantity, session: Session
     ) -> Asking[Scores]:
+        """Models that want the same pictures share them."""
         manifest = session.manifest
-        told = {one.finding_site for one in case.densities}
-        levels = [level for level in self.options.areal.levels if level in told]
-        cut = manifest.cut or SagittalCut()
-        cuts = cut_vertebrae(case.volume, case.named.bodies, whole, levels, cut, manifest.hounsfield_window)
-        return predicting_from_side(cuts, quantity, manifest, str(session.model))
+        how = manifest.cut or SagittalCut(), tuple(manifest.hounsfield_window)
+        if how not in kept.cuts:
+            if kept.whole is None:
+                kept.whole = self._whole(case)
+            told = {one.finding_site for one in case.densities}
+            levels = [level for level in self.options.areal.levels if level in told]
+            kept.cuts[how] = cut_vertebrae(case.volume, case.named.bodies, kept.whole, levels, *how)
+        return (yield from predicting_from_side(kept.cuts[how], quantity, manifest, str(session.model)))
 
     def _whole(self, case: VertebralCase) -> Segmentation:
         """Bodies with their posterior elements; without a density nobody looks, and nothing is sought."""

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import volume
 from engine.errors import UnsupportedSeries
 from engine.records import Reason
-from engine.volume import CANONICAL, Geometry
+from engine.volume import CANONICAL, Geometry, Segmentation, TissueMap
 
 lengths = st.floats(0.1, 10)
 places = st.floats(-1000, 1000)
@@ -99,3 +100,22 @@ def test_a_step_that_is_no_length_is_refused(step):
     with pytest.raises(UnsupportedSeries) as caught:
         Geometry((4, 4, 4), (1.0, step, 1.0), (0.0, 0.0, 0.0), CANONICAL)
     assert caught.value.reason is Reason.SLICES_INCONSISTENT
+
+
+def test_a_box_is_the_same_whether_it_is_sought_everywhere_or_near():
+    labels = np.zeros((6, 7, 8), dtype=np.uint8)
+    labels[1:4, 2:5, 3:7], labels[4, 6, 7] = 1, 2
+    grid = Geometry(labels.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), CANONICAL)
+    levels = (None, None, None)
+    near = ((slice(0, 5), slice(1, 6), slice(3, 8)), (slice(3, 6), slice(5, 7), slice(6, 8)), (slice(0, 1),) * 3)
+    assert Segmentation(grid, labels, levels, near).boxes == Segmentation(grid, labels, levels).boxes
+
+
+def test_places_are_those_of_argwhere_and_a_tissue_is_sought_where_the_network_looked():
+    labels = np.random.default_rng(1).integers(0, 3, (5, 6, 7)).astype(np.uint8)
+    assert np.array_equal(volume.places(labels == 2), np.argwhere(labels == 2))
+    looked = ((slice(1, 3), slice(0, 4), slice(2, 6)), (slice(2, 5), slice(2, 6), slice(2, 7)))
+    labels[0] = labels[:, :, :2] = 0
+    grid = Geometry(labels.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), CANONICAL)
+    tissues = TissueMap(grid, labels, np.zeros(labels.shape, np.float32), ("background", "a", "b"), looked)
+    assert np.array_equal(tissues.voxels("b"), np.argwhere(labels == 2))

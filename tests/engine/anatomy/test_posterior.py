@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
-from engine.anatomy.posterior import whole_vertebrae
+from engine.anatomy.posterior import _neighbours, whole_vertebrae
 from engine.records import VertebralLevel as L
 from engine.volume import CANONICAL, Geometry, Segmentation, TissueMap
 
@@ -50,3 +51,13 @@ def test_bodies_come_from_a_grid_of_their_own():
     first = whole_vertebrae(bodies, tissues)
     again = whole_vertebrae(Segmentation(fine, labels, bodies.segments), tissues)
     assert np.array_equal(first.labels, again.labels)
+
+
+def test_voxels_that_touch_are_found_once_a_pair():
+    voxels = np.argwhere(np.random.default_rng(3).random((6, 7, 8)) < 0.4)
+    firsts, seconds, lengths = (np.concatenate(parts) for parts in _neighbours(voxels, (2.0, 1.0, 1.0)))
+    found = {tuple(sorted(pair)) for pair in zip(firsts.tolist(), seconds.tolist(), strict=True)}
+    assert len(found) == len(firsts)
+    assert found == cKDTree(voxels).query_pairs(1.8)
+    apart = np.linalg.norm((voxels[firsts] - voxels[seconds]) * (2.0, 1.0, 1.0), axis=1)
+    np.testing.assert_allclose(lengths, apart, rtol=1e-12)
