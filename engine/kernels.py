@@ -207,3 +207,76 @@ def to_hounsfield(
                 result = low
             target[n] = np.int16(result)
     return bool(lowest == highest)
+
+
+@_compiled
+def blend_tile(
+    logits: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    total: NDArray[np.float32],
+    start: tuple[int, int, int],
+    likeliest: NDArray[np.uint8],
+) -> None:
+    """Add a tile's weighted logits to a grid's scores, and tell its likeliest classes (the first of equals).
+
+    Args:
+        logits: (C, K, J, I) of the tile.
+        weights: (K, J, I) of the tile.
+        scores, total: (C, ...) and (...) of the grid, are added to; `start` is where the tile lies in it.
+        likeliest: (K, J, I) of the tile, is overwritten.
+    """
+    classes, depth, rows, columns = logits.shape
+    k0, j0, i0 = start
+    best = np.empty(columns, np.float32)
+    for k in range(depth):
+        for j in range(rows):
+            weight, label = weights[k, j], likeliest[k, j]
+            whole = total[k0 + k, j0 + j, i0 : i0 + columns]
+            for i in range(columns):
+                best[i] = logits[0, k, j, i]
+                label[i] = 0
+                whole[i] += weight[i]
+            for c in range(classes):
+                row, score = logits[c, k, j], scores[c, k0 + k, j0 + j, i0 : i0 + columns]
+                for i in range(columns):
+                    score[i] += row[i] * weight[i]
+                    if row[i] > best[i]:
+                        best[i] = row[i]
+                        label[i] = c
+
+
+@_compiled
+def settle(
+    scores: NDArray[np.float32],
+    total: NDArray[np.float32],
+    wanted: int,
+    labels: NDArray[np.uint8],
+    share: NDArray[np.float32],
+) -> None:
+    """The likeliest class of each voxel, and the softmax of one; where no tile was, nothing is written.
+
+    Args:
+        scores, total: (C, K, J, I) and (K, J, I): weighted sums, and their weights.
+        wanted: the class whose softmax is told.
+        labels, share: (K, J, I), written.
+    """
+    classes = scores.shape[0]
+    for k in range(total.shape[0]):
+        for j in range(total.shape[1]):
+            for i in range(total.shape[2]):
+                weight = total[k, j, i]
+                if weight > 0:
+                    best, label = scores[0, k, j, i] / weight, 0
+                    for c in range(1, classes):
+                        value = scores[c, k, j, i] / weight
+                        if value > best:
+                            best, label = value, c
+                    powers, own = np.float32(0), np.float32(0)
+                    for c in range(classes):
+                        power = np.exp(scores[c, k, j, i] / weight - best)
+                        powers += power
+                        if c == wanted:
+                            own = power
+                    labels[k, j, i] = label
+                    share[k, j, i] = own / powers

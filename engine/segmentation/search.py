@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from engine.resampling import AIR
 from engine.segmentation.tiles import TileOptions, tile_starts, tiles
-from engine.volume import CANONICAL, Box, Geometry, Shape, Volume
+from engine.volume import CANONICAL, Box, Geometry, Shape, Volume, places
 
 BLOCKS = 12  # along the shorter side of a tile; our choice: 16 mm each, half a body
 GUESS_MM = 4.0  # grid of the guess
@@ -86,7 +86,7 @@ class Search:
         self._seen[inner] = True
         for mask, blocks in ((spine, self._spine), (rib, self._rib)):
             if mask is not None:
-                index = (np.argwhere(mask) + [part.start for part in at]) // self._block
+                index = (places(mask) + [part.start for part in at]) // self._block
                 blocks[tuple(index.T)] = True
 
     def next(self) -> list[Box]:

@@ -6,7 +6,6 @@ blended. What a tile without bone would say is known beforehand: background. So 
 not looked at, and the map says so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -103,7 +102,7 @@ def _looked_at(
     """Look along the spine, or at every tile; what was seen, and where."""
     blend = _Blend(len(manifest.labels), grid.shape, manifest.tile)
     enough = options.bone_volume_cm3 * 1000 / grid.voxel_volume_mm3
-    spine, rib = (_numbers(manifest, names) for names in (SPINE, ("rib",)))
+    spine, rib = (np.isin(manifest.labels, names) for names in (SPINE, ("rib",)))
     reach, band = round(options.rib_reach_mm / grid.spacing_mm[2]), round(RIB_BAND_MM / grid.spacing_mm[0])
     search = Search(grid.shape, manifest.tile, options.tiles, reach, band)
     if options.everywhere:
@@ -122,15 +121,10 @@ def _looked_at(
                 search.note(box, None, None)
         if inputs:
             for box, logits in zip(places, (yield np.stack(inputs)), strict=True):
-                blend.add(box, logits)
-                likeliest = logits.argmax(axis=0)
-                search.note(box, np.isin(likeliest, spine), np.isin(likeliest, rib))
+                likeliest = blend.add(box, logits)
+                search.note(box, spine[likeliest], rib[likeliest])
         wanted = [] if options.everywhere else search.next()
     return blend, [] if options.everywhere else search.looked
-
-
-def _numbers(manifest: ModelManifest, names: Sequence[str]) -> list[int]:
-    return [n for n, label in enumerate(manifest.labels) if label in names]
 
 
 def _key(at: Box) -> tuple[tuple[int, int], ...]:
@@ -151,11 +145,16 @@ class _Blend:
         self._weights = tile_weights(tile)
         self._boxes: list[Box] = []
 
-    def add(self, at: Box, logits: NDArray[np.float32]) -> None:
-        """One tile."""
-        self._scores[(slice(None), *at)] += logits * self._weights
-        self._total[at] += self._weights
+    def add(self, at: Box, logits: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """One tile; returns its likeliest classes."""
+        from engine.kernels import blend_tile
+
+        likeliest = np.empty(logits.shape[1:], dtype=np.uint8)
+        k, j, i = at
+        start = (k.start, j.start, i.start)
+        blend_tile(np.ascontiguousarray(logits), self._weights, self._scores, self._total, start, likeliest)
         self._boxes.append(at)
+        return likeliest
 
     def write(self, labels: NDArray[np.uint8], body: NDArray[np.float32], inside: Box, manifest: ModelManifest) -> None:
         """The likeliest label and the softmax of the vertebral bodies' class, where there was a tile.
@@ -166,18 +165,11 @@ class _Blend:
         """
         if not self._boxes:
             return
+        from engine.kernels import settle
+
         wanted = manifest.labels.index("vertebral_body")
         low = [max(min(at[n].start for at in self._boxes), inside[n].start) for n in range(3)]
         high = [min(max(at[n].stop for at in self._boxes), inside[n].stop) for n in range(3)]
-        rows, columns = slice(low[1], high[1]), slice(low[2], high[2])
-        to = tuple(slice(part.start - own.start, part.stop - own.start)
-                   for part, own in zip((rows, columns), inside[1:], strict=True))  # fmt: skip
-        for k in range(low[0], high[0]):
-            total = self._total[k, rows, columns]
-            seen = total > 0
-            plane = self._scores[:, k, rows, columns] / np.where(seen, total, 1)
-            likeliest = plane.argmax(axis=0).astype(np.uint8)
-            powers = np.exp(plane - plane.max(axis=0))
-            at = (k - inside[0].start, *to)
-            labels[at] = np.where(seen, likeliest, 0)
-            body[at] = np.where(seen, powers[wanted] / powers.sum(axis=0), 0)
+        at = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        to = tuple(slice(a - own.start, b - own.start) for a, b, own in zip(low, high, inside, strict=True))
+        settle(self._scores[(slice(None), *at)], self._total[at], wanted, labels[to], body[to])
