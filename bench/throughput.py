@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -25,10 +26,11 @@ from bench.floor import BYTES, Rates, layers, measured_rates, network_floor
 from bench.report import keep, show
 from bench.stages import phantom_series
 from engine.batch import analyse_many
-from engine.programs.vertebral import VertebralOptions, VertebralProgram
+from engine.programs.vertebral import VertebralCase, VertebralOptions, VertebralProgram
 from engine.records import Quantity, SeriesFailure, SeriesRef
 from engine.runtime.backends import RuntimeOptions, backend_statuses
-from engine.runtime.manifest import find_package
+from engine.runtime.manifest import ModelPackage, find_package
+from engine.runtime.session import Session
 from engine.volume import Analysis, Segmentation
 
 H200_OPERATIONS, H200_MEMORY = 790e12, 4.3e12  # dense 16 bit, and bytes a second: measured elsewhere, not here
@@ -145,24 +147,39 @@ def beside_peers(
             "worst_dice": worst, "largest_difference_mg_cm3": apart}  # fmt: skip
 
 
-def least(program: VertebralProgram, series: list[SeriesRef], rates: Rates) -> dict[str, float]:
-    """Seconds a series that each stage takes at least; the answers tell how many tiles and crops there were."""
-    models = RuntimeOptions().model_folder
-    spine, density = find_package(models, "spine_segmentation"), find_package(models, "vertebral_bmd")
-    spine_s = network_floor(spine, program._spine.model.precision, rates)
-    density_s = network_floor(density, program._density.model.precision, rates)
+def least(program: VertebralProgram, series: list[SeriesRef], rates: Mapping[str, Rates]) -> dict[str, float]:
+    """Wall seconds a series that each stage takes at least with all processors on it.
+
+    The answers tell how many tiles, crops and pictures there were.
+
+    Args:
+        rates: of this machine with all its processors, by precision.
+    """
     floors: dict[str, list[float]] = defaultdict(list)
     for one in series:
-        tiles, crops, volume = counted(program, one)
+        case = passed(program, one)
+        volume, memory = case.volume.hounsfield.nbytes, rates["f32"].memory_bytes_per_s
         file_bytes = sum(os.path.getsize(instance.path) for instance in one.instances)  # noqa: PTH202
-        floors["load"].append(2 * volume / rates.memory_bytes_per_s + file_bytes / rates.memory_bytes_per_s)
-        floors["disk"].append(file_bytes / rates.disk_bytes_per_s)
-        floors["segment"].append(tiles * spine_s + tiles * tile_bytes(spine) / rates.memory_bytes_per_s)
-        floors["predict"].append(crops * density_s)
-        floors["anatomy"].append(3 * volume / 2 / rates.memory_bytes_per_s)  # bodies and cores written, read once
-        floors["measure"].append(volume / rates.memory_bytes_per_s)
+        tiles, crops = len(case.tissues.looked), len(program._crops(case, program._density.manifest))
+        told = {m.finding_site for m in case.densities}
+        pictures = len({m.finding_site for m in case.scores})
+        floors["load"].append((2 * volume + file_bytes) / memory)
+        floors["disk"].append(file_bytes / rates["f32"].disk_bytes_per_s)
+        spine, spine_s = one_input(program._spine, rates)
+        floors["segment"].append(tiles * (spine_s + tile_bytes(spine) / memory))
+        classes = len(told) * one_input(program._class, rates)[1] if program._class else 0.0
+        floors["predict"].append(crops * one_input(program._density, rates)[1] + classes)
+        floors["from_side"].append(sum(pictures * one_input(s, rates)[1] for s in program._from_side.values()))
+        floors["anatomy"].append(3 * volume / 2 / memory)  # bodies and cores written, read once
+        floors["measure"].append(volume / memory)
         floors["tiles"].append(tiles)
     return {name: float(np.mean(values)) for name, values in floors.items()}
+
+
+def one_input(session: Session, rates: Mapping[str, Rates]) -> tuple[ModelPackage, float]:
+    """A session's package, and the seconds that one input takes at least in the precision that it is computed in."""
+    package = find_package(RuntimeOptions().model_folder, session.manifest.task)
+    return package, network_floor(package, session.model.precision, rates[session.model.precision])
 
 
 def tile_bytes(package: Any) -> float:
@@ -171,14 +188,14 @@ def tile_bytes(package: Any) -> float:
     return voxels * 4 * (2 + 2 * len(package.manifest.labels))
 
 
-def counted(program: VertebralProgram, series: SeriesRef) -> tuple[int, int, int]:
-    """Tiles and crops that the networks saw of a series, and the bytes of its volume."""
+def passed(program: VertebralProgram, series: SeriesRef) -> VertebralCase:
+    """A series behind the last stage."""
     case = program.begin(series)
     for stage in program.stages:
         (failure,) = stage.run([case])
         if failure is not None:
             raise failure
-    return len(case.tissues.looked), len(program._crops(case, program._density.manifest)), case.volume.hounsfield.nbytes
+    return case
 
 
 def alone_s(program: VertebralProgram, series: list[SeriesRef]) -> dict[str, float]:
@@ -233,7 +250,8 @@ def main() -> None:
         figures["models"] = [f"{m} {m.precision} on {m.backend}" for m in program.models]
         run(program, series)  # the first run pays for memory and caches
         found = grown(program, (series * UNIT)[:UNIT], sizes)
-        rates = measured_rates(program._spine.model.precision, threads)
+        precisions = sorted({"f32", *(model.precision for model in program.models)})
+        rates = {precision: measured_rates(precision, threads) for precision in precisions}
         floors = least(program, series, rates)
         alone = alone_s(program, series)
         if not given.no_peers:
@@ -242,7 +260,7 @@ def main() -> None:
             if given.at_1_5_mm:
                 figures["peers_at_1_5_mm"] = beside_peers(program, series[:1], 1, 1.5)
     largest = found[sizes[-1]]
-    busy = {name: floors[name] for name in ("load", "segment", "anatomy", "measure", "predict")}
+    busy = {name: floors[name] for name in ("load", "segment", "anatomy", "measure", "predict", "from_side")}
     floor = max(sum(busy.values()), floors["disk"])
     card = on_h200(floors["tiles"], float(np.mean([len(one.instances) for one in series])))
     card["host_cpu_s"] = sum(seconds for name, seconds in alone.items() if name not in ("segment", "predict"))
@@ -250,7 +268,8 @@ def main() -> None:
     figures |= {
         "stage_cpu_seconds_alone": alone,
         "growth": {str(times): one for times, one in found.items()},
-        "rates": vars(rates),
+        "rates": {precision: vars(one) for precision, one in rates.items()},
+        "floor_is": f"wall seconds a series with all {threads} processors at their measured peak",
         "floor_seconds": floors | {"all": floor},
         "seconds_per_series": largest["seconds_per_series"],
         "stage_seconds": largest["stage_seconds"],
@@ -282,7 +301,8 @@ def told(
     ]
     show("Stages (seconds a series while the others run too)", ["stage", "seconds", "busy", "floor"], rows)
     gap = {name: seconds - floors.get(name, 0) for name, seconds in largest["stage_seconds"].items()}
-    print(f"floor {figures['floor_seconds']['all']:.2f} s a series, {figures['fraction_of_floor']:.0%} of it reached; "
+    print(f"floor {figures['floor_seconds']['all']:.2f} wall s a series with all processors busy, "
+          f"{figures['fraction_of_floor']:.0%} of it reached; "
           f"the next bottleneck is '{max(gap, key=gap.__getitem__)}'")  # fmt: skip
     if "peers" in figures:
         peers = figures["peers"]
