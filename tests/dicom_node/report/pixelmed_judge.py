@@ -24,4 +24,5 @@ def main() -> None:
     json.dump({path: str(judge.validate(path)).splitlines() for path in documents}, sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()
