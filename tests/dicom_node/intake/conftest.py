@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ class Door:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
         proposed = contexts or ((CTImageStorage, [ExplicitVRLittleEndian]),)
         made = ae.associate("127.0.0.1", self.port, contexts=[build_context(*context) for context in proposed])
+        made.send_c_store = partial(_store, made, made.send_c_store)
         yield made
         if made.is_established:
             made.release()
@@ -122,6 +124,17 @@ class Door:
             answers = [association.send_c_store(dataset) for dataset in datasets]
             assert association.is_established
         return answers
+
+
+def _store(association: Any, send_c_store: Callable[..., Dataset], dataset: Dataset) -> Dataset:
+    """Store, with the client's own thread at rest.
+
+    pynetdicom's client says that this thread is paused also in the instant in which it goes on; then it takes an
+    answer that comes at once for a request, and the caller waits in vain. Paused a while ago, it is at rest.
+    """
+    association._reactor_checkpoint.clear()
+    time.sleep(0.01)
+    return send_c_store(dataset)
 
 
 class RawPeer:
