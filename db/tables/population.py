@@ -68,8 +68,8 @@ sa.Index(
 
 sa.Index(
     "ix_population_drift",
-    population.c.program,
     population.c.scanner_id,
+    population.c.program,
     population.c.study_date,
     population.c.patient_age,
     population.c.attenuation_mean,

@@ -17,7 +17,7 @@ depends_on = None
 def upgrade() -> None:
     """Unknown for objects that are there already: they are no document's predecessor."""
     op.add_column("outbox", sa.Column("series_instance_uid", sa.String(64)))
-    summed = ["program", "scanner_id", "study_date", "patient_age", "attenuation_mean", "volumetric_bmd"]
+    summed = ["scanner_id", "program", "study_date", "patient_age", "attenuation_mean", "volumetric_bmd"]
     op.create_index("ix_population_drift", "population", summed)
 
 

@@ -5,9 +5,7 @@ placed AS (
     SELECT program, state, selected, reason, COUNT(*) AS n FROM screening GROUP BY program, state, selected, reason
 ),
 results AS (
-    SELECT program || '' AS program, reason, COUNT(*) AS n -- no index's order, as in repeatability
-    FROM population
-    GROUP BY program || '', reason
+    SELECT program, reason, COUNT(*) AS n FROM population GROUP BY program, reason
 )
 SELECT program, 10 AS step, 'studies received' AS stage, NULL AS reason, (SELECT COUNT(*) FROM study) AS n FROM program
 UNION ALL

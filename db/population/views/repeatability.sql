@@ -2,7 +2,7 @@
 -- SD, least significant change = 2.77 times that, from 30 pairs on (ISCD 2019, section on precision).
 CREATE VIEW repeatability AS
 SELECT
-    program || '' AS program, -- no index's order: that would read the rows one by one from all over the table
+    program,
     COUNT(*) AS pairs,
     SQRT(AVG((volumetric_bmd - previous_bmd) * (volumetric_bmd - previous_bmd)) / 2) AS precision_error,
     CASE WHEN COUNT(*) >= 30
@@ -12,4 +12,4 @@ FROM population
 WHERE previous_day IS NOT NULL
     AND study_day - previous_day <= 90
     AND previous_scanner_id = scanner_id
-GROUP BY program || ''
+GROUP BY program

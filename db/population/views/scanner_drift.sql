@@ -15,7 +15,7 @@ WITH daily AS ( -- in the order of an index: no sort of all results
         SUM(volumetric_bmd * volumetric_bmd) AS squares_bmd
     FROM population
     WHERE scanner_id IS NOT NULL AND study_date IS NOT NULL
-    GROUP BY program, scanner_id, study_date
+    GROUP BY scanner_id, program, study_date
 ),
 monthly AS (
     SELECT

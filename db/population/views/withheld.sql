@@ -9,10 +9,10 @@ FROM screening
 WHERE state = 'set_aside'
 GROUP BY program, selected, reason
 UNION ALL
-SELECT program || '', 'density', reason, COUNT(*) -- no index's order, as in repeatability
+SELECT program, 'density', reason, COUNT(*)
 FROM population
 WHERE reason IS NOT NULL
-GROUP BY program || '', reason
+GROUP BY program, reason
 UNION ALL
 SELECT p.program, 'vertebra', f.reason, COUNT(*)
 FROM quality_flag f
