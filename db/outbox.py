@@ -46,22 +46,37 @@ class SentObject:
     sop_instance_uid: str
 
 
-def latest_sent(connection: sa.Connection, series_instance_uid: str, program: Program, kind: str) -> ObjectUids | None:
-    """The latest object of a kind on a series of images that a destination has; None: none has any.
+def predecessor(
+    connection: sa.Connection, series_instance_uid: str, program: Program, kind: str, sop_instance_uid: str
+) -> ObjectUids | None:
+    """The object that one of the same kind, on the same series of images, replaces: the latest that a destination has.
 
-    One that was withdrawn before anybody got it is not told: nobody could look it up.
+    One that was withdrawn before anybody got it is not told: nobody could look it up. An object that was written
+    before keeps what it replaced then, so that it says the same whenever it is written again.
+
+    Args:
+        sop_instance_uid: of the one that replaces.
     """
-    images = series.c.series_instance_uid == series_instance_uid
-    reached = outbox.c.state.in_((ObjectState.SENT, ObjectState.COMMITTED))
-    row = connection.execute(
+    mine = sa.select(sa.func.min(outbox.c.created_at)).where(outbox.c.sop_instance_uid == sop_instance_uid)
+    first = connection.execute(mine).scalar_one()
+    query = (
         sa.select(outbox.c.sop_class_uid, outbox.c.series_instance_uid, outbox.c.sop_instance_uid)
         .join_from(outbox, result)
         .join(series)
-        .where(images, result.c.program == program, outbox.c.kind == kind, reached)
-        .where(outbox.c.series_instance_uid.is_not(None))
-        .order_by(outbox.c.result_id.desc(), outbox.c.id.desc())
+        .where(
+            series.c.series_instance_uid == series_instance_uid,
+            result.c.program == program,
+            outbox.c.kind == kind,
+            outbox.c.state.in_((ObjectState.SENT, ObjectState.COMMITTED)),
+            outbox.c.series_instance_uid.is_not(None),
+            outbox.c.sop_instance_uid != sop_instance_uid,
+        )
+        .order_by(outbox.c.created_at.desc(), outbox.c.id.desc())
         .limit(1)
-    ).first()
+    )
+    if first is not None:
+        query = query.where(outbox.c.created_at < first)
+    row = connection.execute(query).first()
     return ObjectUids(*row) if row else None
 
 

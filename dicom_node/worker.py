@@ -24,6 +24,7 @@ from db import outbox, queue, results
 from db.connection import Database
 from db.queue import Claim
 from dicom_node.report.options import ReportOptions
+from dicom_node.report.uids import report_uid
 from dicom_node.report.write import write_report
 from dicom_node.spool import Spool
 from engine.batch import Pipeline, Work
@@ -235,13 +236,13 @@ class Worker:
 
     def _write(self, analysis: Analysis) -> tuple[ReportObject, ...]:
         """The report's objects, durable before a row speaks of them."""
+        series, program = analysis.series.series_instance_uid, analysis.result.program
+        document = report_uid("sr", analysis.series, analysis.result)
+        with self._database.read() as connection:
+            replaced = outbox.predecessor(connection, series, program, "sr", document)
         try:
-            folder = self._spool.outgoing_folder(analysis.series.series_instance_uid)
-            with self._database.read() as connection:
-                before = outbox.latest_sent(
-                    connection, analysis.series.series_instance_uid, analysis.result.program, "sr"
-                )
-            written = write_report(analysis, folder, self._report_options, before)
+            folder = self._spool.outgoing_folder(series)
+            written = write_report(analysis, folder, self._report_options, replaced)
             self._spool.settle(Path(item.path) for item in written.objects)
         except ScreeningError:
             raise

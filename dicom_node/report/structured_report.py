@@ -18,7 +18,7 @@ from dicom_node.report.measurement_groups import groups
 from dicom_node.report.options import MANUFACTURER, RESEARCH_ONLY, ReportOptions
 from dicom_node.report.segmentation_object import MeasuredCores
 from dicom_node.report.source_headers import UTF8, SourceHeaders, lay_identity, middle
-from dicom_node.report.uids import device_uid, report_uid
+from dicom_node.report.uids import device_uid
 from engine.records import ObjectUids, ScreeningResult
 from engine.volume import Analysis
 
@@ -36,7 +36,7 @@ def build_report(
     Args:
         segmentation: the object that holds `cores`; None where there is none to refer to.
         source: with the middle slice of each core.
-        predecessor: the document of the same study that this one replaces; named only if it is another one.
+        predecessor: the document of the same study that this one replaces.
     """
     from highdicom.sr import Comprehensive3DSR
 
@@ -157,8 +157,8 @@ def _instances(analysis: Analysis) -> Sequence[Dataset]:
 
 
 def _previous(analysis: Analysis, predecessor: ObjectUids | None) -> list[Dataset] | None:
-    """What Predecessor Documents Sequence (PS3.3 C.17.2) names; a document never names itself."""
-    if predecessor is None or predecessor.sop_instance_uid == report_uid("sr", analysis.series, analysis.result):
+    """What Predecessor Documents Sequence (PS3.3 C.17.2) names."""
+    if predecessor is None:
         return None
     former = Dataset()
     former.StudyInstanceUID = analysis.series.study_instance_uid

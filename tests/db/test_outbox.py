@@ -3,7 +3,7 @@
 import pytest
 
 from db import schema
-from db.outbox import claim_objects, latest_sent, postpone, reap, refused, retry, sent
+from db.outbox import claim_objects, postpone, predecessor, reap, refused, retry, sent
 from db.queue import retry as retry_job
 from db.results import complete
 from db.schema import ObjectState
@@ -52,28 +52,32 @@ def test_what_was_sent_is_not_sent_again_under_the_same_uid(database, phantoms):
     assert phantoms.count(database, schema.outbox) == 2
 
 
-def test_only_what_reached_a_destination_is_a_documents_predecessor(database, phantoms):
-    def former():
+def test_a_document_replaces_what_a_destination_had_before_it_and_says_so_each_time(database, phantoms):
+    def replaced_by(uid, series="1.2.1.1", kind="sr"):
         with database.read() as connection:
-            return latest_sent(connection, "1.2.1.1", Program.VERTEBRAL, "sr")
+            found = predecessor(connection, series, Program.VERTEBRAL, kind, uid)
+        return found and found.sop_instance_uid
+
+    def analysed_and_sent(uid, instance):
+        phantoms.arrive(database, *phantoms.series(instances=[instance]))
+        phantoms.close(database)
+        analysed(database, phantoms, uid)
+        (claimed,) = take(database)
+        with database.begin() as connection:
+            assert sent(connection, claimed)
 
     phantoms.waiting(database)
     analysed(database, phantoms, "2.25.1")
-    assert former() is None
-    (claimed,) = take(database)
-    with database.begin() as connection:
-        assert sent(connection, claimed)
-    assert former() == ObjectUids(claimed.sop_class_uid, "2.25.1.0", "2.25.1")
-    phantoms.arrive(database, *phantoms.series(instances=[4]))
-    phantoms.close(database)
-    analysed(database, phantoms, "2.25.2")
-    assert former().sop_instance_uid == "2.25.1"
-    (claimed,) = take(database)
-    with database.begin() as connection:
-        assert sent(connection, claimed)
-        assert latest_sent(connection, "1.2.1.1", Program.VERTEBRAL, "seg") is None
-        assert latest_sent(connection, "1.2.9.9", Program.VERTEBRAL, "sr") is None
-    assert former().sop_instance_uid == "2.25.2"
+    assert replaced_by("2.25.2") is None  # it waits, and may be withdrawn
+    analysed_and_sent("2.25.2", 4)
+    analysed_and_sent("2.25.3", 5)
+    assert (replaced_by("2.25.3"), replaced_by("2.25.4")) == ("2.25.2", "2.25.3")
+    assert replaced_by("2.25.2") is None  # written again, it says what it said
+    assert replaced_by("2.25.4", series="1.2.9.9") is None
+    assert replaced_by("2.25.4", kind="seg") is None
+    with database.read() as connection:
+        told = predecessor(connection, "1.2.1.1", Program.VERTEBRAL, "sr", "2.25.4")
+    assert told == ObjectUids("1.2.840.10008.5.1.4.1.1.88.34", "2.25.3.0", "2.25.3")
 
 
 def test_what_is_superseded_is_not_sent_any_more(database, phantoms):
