@@ -3,6 +3,7 @@ An association that we ask for: made, used and released; its failures in our wor
 """
 
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
 MAX_PDU_BYTES = 131072  # our choice: what the receiver takes, too
+REST_S = 0.01  # our choice: ten turns of pynetdicom's own thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +113,18 @@ def association(
     finally:
         if made.is_established:
             made.release()
+
+
+@contextmanager
+def at_rest(opened: "Association") -> Iterator["Association"]:
+    """The association, with pynetdicom's own thread at rest: send a request within the block.
+
+    That thread counts as paused also in the instant in which it goes on (pynetdicom 3.0). Whoever sends then loses an
+    answer that comes at once: the thread takes it for a request. Told to pause a while ago, it is at rest.
+    """
+    opened._reactor_checkpoint.clear()
+    time.sleep(REST_S)
+    try:
+        yield opened
+    finally:
+        opened._reactor_checkpoint.set()

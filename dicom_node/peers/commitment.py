@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from db import outbox
 from db.connection import Database
-from dicom_node.peers.association import EXPLICIT, IMPLICIT, Peer, association
+from dicom_node.peers.association import EXPLICIT, IMPLICIT, Peer, association, at_rest
 from engine.errors import DeploymentError, PeerError
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def ask(peer: Peer, transaction_uid: str, items: Sequence[outbox.SentObject], to
         if not opened.accepted_contexts:
             raise PeerError(f"'{peer.name}' does not offer storage commitment")
         try:
-            status, _ = opened.send_n_action(request, REQUEST, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE)
+            with at_rest(opened):
+                status, _ = opened.send_n_action(request, REQUEST, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE)
         except (RuntimeError, ValueError):
             raise PeerError(f"'{peer.name}' was lost while asked for commitment") from None
         if "Status" not in status or int(status.Status) != SUCCESS:

@@ -7,7 +7,7 @@ Only what is asked for here is asked for anywhere: no patient's name or ID is am
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.peers.association import EXPLICIT, IMPLICIT, Context, Peer, association
+from dicom_node.peers.association import EXPLICIT, IMPLICIT, Context, Peer, association, at_rest
 from engine.errors import PeerAway, PeerError
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Finder:
             setattr(identifier, keyword, value or None)
         found = []
         try:
-            for status, match in self._association.send_c_find(identifier, FIND):
+            with at_rest(self._association) as opened:
+                answers = list(opened.send_c_find(identifier, FIND))
+            for status, match in answers:
                 code = _code(status, self._peer, "C-FIND")
                 if code in PENDING:
                     if match is not None:
@@ -184,8 +186,9 @@ def _retrieve(
         setattr(identifier, keyword, value.split("\\") if "\\" in value else value)
     code: int | None = None
     try:
-        for status, _ in send(identifier, model):
-            code = _code(status, peer, name)
+        with at_rest(opened):
+            for status, _ in send(identifier, model):
+                code = _code(status, peer, name)
     except (RuntimeError, ValueError):
         raise PeerError(f"'{peer.name}' was lost during {name}") from None
     if code is None or code in PENDING:

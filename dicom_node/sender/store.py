@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from db.outbox import ClaimedObject
-from dicom_node.peers.association import EXPLICIT, IMPLICIT, VERIFICATION, Peer, Tls, association
+from dicom_node.peers.association import EXPLICIT, IMPLICIT, VERIFICATION, Peer, Tls, association, at_rest
 from dicom_node.peers.dicomweb import DicomWeb, Server
 from dicom_node.sender.answers import Answer, Outcome
 from dicom_node.sender.options import Destination, SenderOptions
@@ -50,7 +50,8 @@ def echo(destination: Destination, options: SenderOptions) -> None:
     with association(peer_of(destination, options), [(VERIFICATION, (IMPLICIT,))]) as opened:
         if not opened.accepted_contexts:
             raise PeerError(f"'{destination.name}' is there, but does not answer C-ECHO")
-        status = opened.send_c_echo()
+        with at_rest(opened):
+            status = opened.send_c_echo()
         if "Status" not in status or status.Status != 0x0000:
             raise PeerError(f"'{destination.name}' did not answer C-ECHO with success")
 
@@ -89,7 +90,8 @@ def _store_one(opened: Any, item: ClaimedObject) -> Answer:
     if item.sop_class_uid not in {str(context.abstract_syntax) for context in opened.accepted_contexts}:
         return Answer(item, Outcome.REFUSED, "the SOP class is not accepted")
     try:
-        status = opened.send_c_store(item.path)
+        with at_rest(opened):
+            status = opened.send_c_store(item.path)
     except RuntimeError:  # the association ended before this object's turn
         return Answer(item, Outcome.PUT_OFF, "the association ended")
     except ValueError:

@@ -20,6 +20,7 @@ from pynetdicom import AE
 from db import overview
 from db.connection import open_database
 from dicom_node.config import read_config
+from dicom_node.peers.association import at_rest
 from exporters.reference.phantom_series import SeriesTruth
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,7 +28,7 @@ CONFIG = """
 [receiver]
 port = 0
 [studies]
-quiet_s = 0.5
+quiet_s = 2.0  # longer than arrivals are gathered before they are registered
 poll_s = 0.2
 [spool]
 reserve_mib = 16
@@ -105,24 +106,14 @@ def until(true: Callable[[], Any], patience_s: float = 30.0, alive: Callable[[],
 
 
 def send(series: SeriesTruth, port: int) -> None:
-    """As a modality does: what was not answered is sent again over a new association.
-
-    pynetdicom's client now and then takes an answer for a request of ours, where it comes at once, and loses it.
-    """
     ae = AE(ae_title="MODALITY")
-    ae.dimse_timeout = 5.0
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    waiting = list(series.paths)
-    for _ in range(5):
-        peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
-        assert peer.is_established
-        while waiting and (status := peer.send_c_store(dcmread(waiting[0])).get("Status")) is not None:
-            assert status == 0x0000
-            del waiting[0]
-        peer.release()
-        if not waiting:
-            return
-    raise AssertionError(f"{len(waiting)} slices were not acknowledged")
+    peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
+    assert peer.is_established
+    for path in series.paths:
+        with at_rest(peer):
+            assert peer.send_c_store(dcmread(path)).Status == 0x0000
+    peer.release()
 
 
 Start = Callable[..., Running]

@@ -23,6 +23,7 @@ from db.migrate import upgrade
 from dicom_node.intake.options import ReceiverOptions
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar, RegistrarOptions
+from dicom_node.peers.association import at_rest
 from dicom_node.spool import Spool, SpoolOptions
 
 KEY = b"a key for tests"
@@ -127,14 +128,8 @@ class Door:
 
 
 def _store(association: Any, send_c_store: Callable[..., Dataset], dataset: Dataset) -> Dataset:
-    """Store, with the client's own thread at rest.
-
-    pynetdicom's client says that this thread is paused also in the instant in which it goes on; then it takes an
-    answer that comes at once for a request, and the caller waits in vain. Paused a while ago, it is at rest.
-    """
-    association._reactor_checkpoint.clear()
-    time.sleep(0.01)
-    return send_c_store(dataset)
+    with at_rest(association):
+        return send_c_store(dataset)
 
 
 class RawPeer:
