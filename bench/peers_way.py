@@ -134,10 +134,7 @@ def _step(kind: str, at: dict[str, Any], x: list[Any]) -> Any:
         case "ReduceMean":
             return x[0].mean(dim=x[1].tolist() if len(x) > 1 else at["axes"], keepdim=bool(at["keepdims"]))
         case "Pad":
-            before, after = (
-                x[1].tolist()[2:5],
-                x[1].tolist()[7:10],
-            )  # of the three axes in space; torch wants the last first
+            before, after = x[1].tolist()[2:5], x[1].tolist()[7:10]  # of the axes in space; torch wants the last first
             ends = [end for pair in zip(reversed(before), reversed(after), strict=True) for end in pair]
             return f.pad(x[0], ends, mode={b"edge": "replicate", b"reflect": "reflect"}[at["mode"]])
         case "Gemm":

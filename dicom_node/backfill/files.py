@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ PARTS_KNOWN = 32  # whose headers are held in memory; our choice
 DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage
 
 
-class _Files:
+class _Files(ABC):
     """What both kinds share: parts are named lists of files."""
 
     name = "files"
@@ -42,11 +43,13 @@ class _Files:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, dict[str, SeriesRef]] = OrderedDict()  # parts that were read lately
 
+    @abstractmethod
     def parts(self) -> Iterable[Part]:
-        raise NotImplementedError
+        """What can be searched and fetched by itself."""
 
+    @abstractmethod
     def _paths(self, part: Part) -> Iterator[Path]:
-        raise NotImplementedError
+        """The files of a part."""
 
     def search(self, part: Part, thoroughly: bool = True) -> Findings:
         """Read the headers of all files of a part, and choose."""

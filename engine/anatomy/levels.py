@@ -120,11 +120,8 @@ def count_from(run: Sequence[Body], ties: Sequence[Tie]) -> _Count | None:
         flags = (QualityFlag(Reason.TRANSITIONAL, None, withholds=False, detail=f"lowest body: {told}"),)
     sure = agree and len(firsts) > 1
     if len(firsts) == 1:
-        flags = (
-            QualityFlag(
-                Reason.ONE_ANCHOR, None, withholds=False, detail=f"counted from the {next(iter(firsts))} alone"
-            ),
-        )
+        (only,) = firsts
+        flags = (QualityFlag(Reason.ONE_ANCHOR, None, withholds=False, detail=f"counted from the {only} alone"),)
     numberings = tuple(Numbering(anchor, value - first) for anchor, value in firsts.items())
     return _Count(run, first, numberings, Confidence.HIGH if sure else Confidence.MEDIUM, flags)
 

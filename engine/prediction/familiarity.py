@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from engine.runtime.manifest import TrainingStatistics
 
 FLOOR = 1e-3  # under logarithms: less grain or spread than this is none
+BEYOND = 0.005  # of the training's crops lie farther out than the limit, before the margin; our choice
+MARGIN = 1.5  # by which the limit lies beyond that; our choice, as another machine is not yet another world
 EDGE = 0.99  # of the window's -1..1: what lies beyond was clipped
 
 
@@ -32,15 +34,10 @@ def strangeness(image: NDArray[np.float32], training: TrainingStatistics) -> flo
     return float(np.sqrt(max(0.0, away @ np.reshape(training.inverse_covariance, (len(away), -1)) @ away)))
 
 
-def statistics_of(images: NDArray[np.float32], beyond: float = 0.005, margin: float = 1.5) -> TrainingStatistics:
-    """What a training's crops (N, K, J, I) are like.
-
-    Args:
-        beyond: share of them that lies farther out than the limit, before the margin; our choice.
-        margin: by which the limit lies beyond that; our choice, as another machine is not yet another world.
-    """
+def statistics_of(images: NDArray[np.float32]) -> TrainingStatistics:
+    """What a training's crops (N, K, J, I) are like."""
     found = np.stack([features(image) for image in images])
     inverse = np.linalg.inv(np.cov(found, rowvar=False) + 1e-9 * np.eye(found.shape[1]))
     plain = TrainingStatistics(tuple(found.mean(axis=0).tolist()), tuple(inverse.ravel().tolist()), 0.0)
-    far = float(np.quantile([strangeness(image, plain) for image in images], 1 - beyond))
-    return TrainingStatistics(plain.mean, plain.inverse_covariance, margin * far)
+    far = float(np.quantile([strangeness(image, plain) for image in images], 1 - BEYOND))
+    return TrainingStatistics(plain.mean, plain.inverse_covariance, MARGIN * far)
