@@ -7,7 +7,8 @@ long. All cuts are chosen at once: bodies that touch are parted, fragments of on
 a body that was not seen leaves an empty cell instead of shifting the count.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ FRAGMENT_MM = 5.0  # from the main piece; our choice: a cleft is narrower, the n
 REGULAR = 0.35  # of a cell: how far cells without gaps may be off in all; our choice: well below a half
 TOO_LONG = 1.45  # times those nearby: it may hold two
 NEARBY = 3  # cells on each side
+TOO_TALL = 1.3  # times whole bodies nearby: of a cut body less is in view than of them; with a neighbour's half and the
+#                 disc between it has 1.5 and more (our choice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,13 @@ def find_bodies(tissues: TissueMap, course: Centreline, view: Geometry, smallest
         top, middle, bottom = (float(value) for value in np.percentile(ways, (4, 50, 96)))
         cut = _at_border(kept, tissues, view)
         bodies.append(Body(n, top, middle, bottom, len(kept) * voxel / 1000, kept, cut, doubtful[n]))
-    return tuple(bodies)
+    return tuple(replace(one, doubtful=one.doubtful or _is_too_tall(one, bodies)) for one in bodies)
+
+
+def _is_too_tall(body: Body, bodies: Sequence[Body]) -> bool:
+    """The field of view cuts it, and yet it shows more than whole bodies nearby: it holds another one's part."""
+    whole = [one.bottom_mm - one.top_mm for one in bodies if not one.cut and abs(one.cell - body.cell) <= NEARBY]
+    return body.cut and bool(whole) and body.bottom_mm - body.top_mm > TOO_TALL * float(np.median(whole))
 
 
 def _at_border(voxels: NDArray[np.int_], tissues: TissueMap, view: Geometry) -> bool:

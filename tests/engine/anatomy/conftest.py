@@ -1,6 +1,6 @@
 """Phantoms whose tissues are known, as a perfect network would see them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -23,10 +23,10 @@ from exporters.reference.vertebra import TISSUES
 class Truth:
     """A phantom from the neck to the hip on the network's grid."""
 
-    phantom: SpinePhantom
+    phantom: SpinePhantom = field(repr=False)  # its shapes would hide what failed in a test's message
     geometry: Geometry
-    labels: NDArray[np.uint8]
-    bodies: NDArray[np.uint8]  # n: phantom.levels[n - 1]
+    labels: NDArray[np.uint8] = field(repr=False)
+    bodies: NDArray[np.uint8] = field(repr=False)  # n: phantom.levels[n - 1]
 
     def tissues(self, first: int = 0, stop: int | None = None, labels: NDArray[np.uint8] | None = None) -> TissueMap:
         """What a perfect network says of some slices, counted from the foot; or of labels that were changed."""

@@ -94,6 +94,18 @@ def test_two_bodies_that_run_into_each_other_are_parted(truths):
         assert not any(body.doubtful for body in bodies)
 
 
+@pytest.mark.parametrize("shown", [-0.2, 0.0, 0.2])
+def test_half_a_body_that_runs_into_the_whole_one_beside_it_is_doubted(truths, shown):
+    for truth in truths:
+        half = truth.phantom.vertebra(VertebralLevel.T12)
+        gap = ball(truth, half.point(0, 0, -half.height / 2 - half.disc / 2), 30.0) & (truth.labels == 3)
+        labels = np.where(gap, 1, truth.labels).astype(np.uint8)
+        uppermost, *others = bodies_of(truth.tissues(0, truth.slice_at(VertebralLevel.T12, shown), labels))
+        assert uppermost.cut
+        assert uppermost.doubtful
+        assert not any(body.doubtful for body in others)
+
+
 def test_a_spine_without_gaps_is_doubted(truths):
     truth = truths[0]
     labels = truth.labels.copy()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -257,6 +257,7 @@ def damaged(truth, random: np.random.Generator):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1))
+@example(seed=304)  # the view begins in T12, and its lower disc is gone: half of T12 and L1 are one piece with ribs
 def test_whatever_a_network_does_wrong_no_wrong_name_is_given_silently(truths, seed):
     random = np.random.default_rng(seed)
     truth = truths[random.integers(len(truths))]
