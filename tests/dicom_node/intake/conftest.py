@@ -140,17 +140,34 @@ class RawPeer:
         self.port = port
 
     def associate(self, sop_class: str = CTImageStorage, syntax: str = ExplicitVRLittleEndian) -> "RawPeer":
+        kind, _ = self.propose(sop_class, syntax)
+        assert kind == 2, f"the association was not accepted: PDU {kind}"
+        return self
+
+    def rejection(self, *, calling: str = "RAW", called: str = "TRABECULA") -> tuple[int, int, int] | None:
+        """Result, source and reason (PS3.8 table 9-21) where an association is refused; None: it was accepted.
+
+        pynetdicom 3.0 takes a rejection that comes at once for a connection that never was.
+        """
+        kind, body = self.propose(calling=calling, called=called)
+        assert kind in (2, 3), f"neither accepted nor rejected: PDU {kind}"
+        return None if kind == 2 else (body[1], body[2], body[3])
+
+    def propose(
+        self, sop_class: str = CTImageStorage, syntax: str = ExplicitVRLittleEndian, *, calling: str = "RAW",
+        called: str = "TRABECULA",
+    ) -> tuple[int, bytes]:  # fmt: skip
+        """Ask for an association; kind and body of the PDU that answers."""
+
         def item(kind: int, body: bytes) -> bytes:
             return struct.pack(">BBH", kind, 0, len(body)) + body
 
         context = struct.pack(">BBBB", 1, 0, 0, 0) + item(0x30, sop_class.encode()) + item(0x40, syntax.encode())
         user = item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3.4")
-        body = struct.pack(">HH", 1, 0) + b"TRABECULA".ljust(16) + b"RAW".ljust(16) + bytes(32)
+        body = struct.pack(">HH", 1, 0) + called.encode().ljust(16) + calling.encode().ljust(16) + bytes(32)
         body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, context) + item(0x50, user)
         self.send_pdu(1, body)
-        kind, _ = self.read_pdu()
-        assert kind == 2, f"the association was not accepted: PDU {kind}"
-        return self
+        return self.read_pdu()
 
     def send_pdu(self, kind: int, body: bytes) -> None:
         self.socket.sendall(struct.pack(">BBI", kind, 0, len(body)) + body)
