@@ -53,6 +53,7 @@ class FoundSeries:
     reason: Reason | None = None  # why no program reads it
     detail: str = ""
     expected: int | None = None  # instances, as the archive said
+    slices: int | None = None  # that these hold, where it is known; None: one each
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dicom_node.peers.association import EXPLICIT
 from engine.errors import UnreadableInstance
 from engine.loading.headers import check_uid
 from engine.records import InstanceHeader, Reason
-from engine.selection import CT_IMAGE, SelectionOptions
+from engine.selection import CT_IMAGE, MULTIFRAME_CT, SelectionOptions
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KEYS = (
     *("SOPInstanceUID", "SOPClassUID", "InstanceNumber", "ImageType", "ImagePositionPatient"),
     *("ImageOrientationPatient", "SliceThickness", "ConvolutionKernel", "KVP", "ContrastBolusAgent"),
-    *("GantryDetectorTilt", "LossyImageCompression", "Rows", "Columns", "FrameOfReferenceUID"),
+    *("GantryDetectorTilt", "LossyImageCompression", "Rows", "Columns", "FrameOfReferenceUID", "NumberOfFrames"),
 )
 """What is asked for of each image; many archives tell but the first three."""
 
@@ -70,6 +70,27 @@ def header_of(
         return None
 
 
+def headers_of(
+    answers: Sequence["Dataset"], series: "Dataset", pseudonym_key: bytes, selection: SelectionOptions
+) -> list[InstanceHeader]:
+    """Images of a series as an archive describes them, those that it names.
+
+    An image of several frames of which the archive does not tell how many, or one of a few whose SOP class it does not
+    tell, has as many as nobody would set aside: whether they are, the image itself will say.
+    """
+    enough = max(selection.min_slices, selection.enough_slices)
+    found = []
+    for answer in answers:
+        sop_class = str(answer.get("SOPClassUID") or "")
+        may_have_more = sop_class in MULTIFRAME_CT or (not sop_class and len(answers) < selection.min_slices)
+        if may_have_more and not answer.get("NumberOfFrames"):
+            answer.NumberOfFrames = enough
+        header = header_of(answer, series, pseudonym_key)
+        if header is not None:
+            found.append(header)
+    return found
+
+
 def uids_of(answers: Iterable["Dataset"], keyword: str) -> list[str]:
     """Unique identifiers that are some, in the order given."""
     found: dict[str, None] = {}
@@ -81,17 +102,20 @@ def uids_of(answers: Iterable["Dataset"], keyword: str) -> list[str]:
     return list(found)
 
 
-def ruled_out(
-    study: str, uid: str, answer: "Dataset", descriptions: Sequence[str], order: Order, selection: SelectionOptions
-) -> FoundSeries | None:
-    """What an answer about a series alone speaks against; None: nothing."""
-    count = int(answer.get("NumberOfSeriesRelatedInstances") or 0)
+def ruled_out(study: str, uid: str, answer: "Dataset", descriptions: Sequence[str], order: Order) -> FoundSeries | None:
+    """What an answer about a series alone speaks against; None: nothing.
+
+    Not the number of its images: one image may hold all slices.
+    """
+    count = instances_told(answer) or None
     modality = str(answer.get("Modality") or "")
     if modality and modality != "CT":
-        return FoundSeries(study, uid, False, Reason.NOT_CT, "the modality is not CT", count or None)
+        return FoundSeries(study, uid, False, Reason.NOT_CT, "the modality is not CT", count)
     if not order.describes(*descriptions):
-        return FoundSeries(study, uid, False, None, "not described as asked for", count or None)
-    if 0 < count < selection.min_slices:
-        detail = f"{count} slices, at least {selection.min_slices}"
-        return FoundSeries(study, uid, False, Reason.TOO_FEW_SLICES, detail, count)
+        return FoundSeries(study, uid, False, None, "not described as asked for", count)
     return None
+
+
+def instances_told(answer: "Dataset") -> int:
+    """How many images a series has, as an answer about it says; 0: it does not."""
+    return int(answer.get("NumberOfSeriesRelatedInstances") or 0)

@@ -10,10 +10,10 @@ from dicom_node.backfill.options import BackfillOptions
 from dicom_node.backfill.source import Source
 from engine.errors import PeerError
 
-INSTANCE_BYTES = 512 * 512 * 2 + 1024
+SLICE_BYTES = 512 * 512 * 2 + 1024
 """Of a usual CT slice, uncompressed, and its header. An archive that sends compressed images sends about half."""
 
-INSTANCES_A_SECOND = 20.0
+SLICES_A_SECOND = 20.0
 """Over one association, where nothing was measured. Our choice: what a PACS with default settings (Nagle's algorithm,
 one answer an image) reaches on a local network; many are faster."""
 
@@ -28,18 +28,19 @@ class Estimate:
     studies: int = 0
     wanted: int = 0  # series; at most, where only samples would tell
     instances: int = 0  # of the wanted
+    slices: int = 0  # of these: more, where one instance holds many
     not_wanted: Counter[str] = field(default_factory=Counter)  # series, by reason
     associations: int = 1
 
     @property
     def size_bytes(self) -> int:
         """Of what would be fetched."""
-        return self.instances * INSTANCE_BYTES
+        return self.slices * SLICE_BYTES
 
     @property
     def seconds(self) -> float:
         """That it would take, windows and pauses not counted."""
-        return self.instances / (INSTANCES_A_SECOND * self.associations)
+        return self.slices / (SLICES_A_SECOND * self.associations)
 
 
 def estimate(source: Source, options: BackfillOptions, told: Callable[[Estimate], None] = lambda _: None) -> Estimate:
@@ -64,6 +65,7 @@ def estimate(source: Source, options: BackfillOptions, told: Callable[[Estimate]
             if series.is_wanted:
                 found.wanted += 1
                 found.instances += series.expected or 0
+                found.slices += series.slices or series.expected or 0
             else:
                 found.not_wanted[str(series.reason or "not asked for")] += 1
         told(found)

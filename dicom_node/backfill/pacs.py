@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from db.backfill import FoundSeries
-from dicom_node.backfill.answers import KEYS, SERIES_KEYS, header_of, ruled_out, uids_of
+from dicom_node.backfill.answers import KEYS, SERIES_KEYS, headers_of, ruled_out, uids_of
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.backfill.order import Order
 from dicom_node.backfill.source import Findings, Part, Take, chosen
@@ -21,13 +21,16 @@ from dicom_node.peers import query
 from dicom_node.peers.association import Peer
 from engine.errors import PeerError, UnreadableInstance
 from engine.records import InstanceHeader
-from engine.selection import CT_IMAGE, READABLE_TRANSFER_SYNTAXES, SelectionOptions
+from engine.selection import CT_IMAGE, MULTIFRAME_CT, READABLE_TRANSFER_SYNTAXES, SelectionOptions
 from engine.series import series_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from dicom_node.peers.query import Finder
+
+SOP_CLASSES = (CT_IMAGE, *sorted(MULTIFRAME_CT))
+"""What is asked for by C-GET, each in every transfer syntax that is read."""
 
 
 class PacsSource:
@@ -107,7 +110,7 @@ class PacsSource:
         def received(abstract: str, sop_class: str, uid: str, syntax: str, data_set: bytes) -> bool:
             return take(Offered(Command(abstract, sop_class, uid), syntax, data_set))
 
-        query.get(self._peer, asked, (CT_IMAGE,), sorted(READABLE_TRANSFER_SYNTAXES), received)
+        query.get(self._peer, asked, SOP_CLASSES, sorted(READABLE_TRANSFER_SYNTAXES), received)
 
     def _studies(self, finder: "Finder", keyword: str, value: str) -> dict[str, str]:
         """Study Instance UIDs with their descriptions. Some archives do not match the modality: then we do."""
@@ -130,7 +133,7 @@ class PacsSource:
             if uid is None:
                 continue
             descriptions = (description, str(answer.get("SeriesDescription") or ""))
-            out = ruled_out(study, uid, answer, descriptions, self._order, self._selection)
+            out = ruled_out(study, uid, answer, descriptions, self._order)
             if out is not None:
                 found.append(out)
                 continue
@@ -148,24 +151,33 @@ class PacsSource:
     ) -> list[InstanceHeader]:
         """Of all images, as far as the archive tells; from one whole slice, where it tells too little."""
         answers = finder.find("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=uid, **dict.fromkeys(KEYS, ""))
-        headers = [header for answer in answers if (header := header_of(answer, series, self._pseudonym_key))]
-        tells = any(header.image_type and header.slice_thickness for header in headers)
-        samples = self._archive.retrieve is Retrieve.GET and self._options.sample and thoroughly
-        if tells or not samples or not headers:
+        headers = headers_of(answers, series, self._pseudonym_key, self._selection)
+        if not self._is_worth_a_sample(headers, thoroughly):
             return headers
         middle = sorted(headers, key=lambda header: (header.instance_number or 0, header.sop_instance_uid))
         sample = self._sample(study, uid, middle[len(middle) // 2].sop_instance_uid)
         if sample is None:
             return headers
+        if len(headers) == 1:
+            return [sample]
         return [
             replace(
                 sample,
                 sop_instance_uid=header.sop_instance_uid,
                 instance_number=header.instance_number,
                 image_position_patient=header.image_position_patient,
+                last_position_patient=None,
             )
             for header in headers
         ]
+
+    def _is_worth_a_sample(self, headers: Sequence[InstanceHeader], thoroughly: bool) -> bool:
+        """Where answers tell too little, and one image is little of the series: not of an image of many frames."""
+        samples = self._archive.retrieve is Retrieve.GET and self._options.sample and thoroughly
+        tells = any(header.image_type and header.slice_thickness for header in headers)
+        slices = sum(header.number_of_frames for header in headers)
+        whole = any(header.sop_class_uid in MULTIFRAME_CT for header in headers)
+        return samples and bool(headers) and not tells and not whole and slices >= self._selection.min_slices
 
     def _sample(self, study: str, series: str, uid: str) -> InstanceHeader | None:
         """The header of one image, fetched for it; it is not kept."""
@@ -181,7 +193,7 @@ class PacsSource:
 
         asked = query.requests(study, series, [uid], whole=False)
         try:
-            query.get(self._peer, asked, (CT_IMAGE,), sorted(READABLE_TRANSFER_SYNTAXES), received)
+            query.get(self._peer, asked, SOP_CLASSES, sorted(READABLE_TRANSFER_SYNTAXES), received)
         except PeerError:
             return None  # some retrieve no single image: the answers must do
         return seen[0] if seen else None

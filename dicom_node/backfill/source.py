@@ -109,6 +109,7 @@ def chosen(series: Sequence[SeriesRef], selection: SelectionOptions) -> tuple[Fo
             choice.reason,
             choice.detail,
             len(ref.instances),
+            ref.slice_count,
         )
         for ref, choice in zip(series, select(series, Program.VERTEBRAL, selection), strict=True)
     )

@@ -7,7 +7,7 @@ Metadata are all headers without pixels, so the engine chooses as it does when t
 from collections.abc import Iterable, Sequence
 
 from db.backfill import FoundSeries
-from dicom_node.backfill.answers import SERIES_KEYS, header_of, ruled_out, uids_of
+from dicom_node.backfill.answers import KEYS, SERIES_KEYS, header_of, headers_of, instances_told, ruled_out, uids_of
 from dicom_node.backfill.options import Archive, BackfillOptions
 from dicom_node.backfill.order import Order
 from dicom_node.backfill.source import Findings, Part, Take, chosen
@@ -99,18 +99,20 @@ class WebSource:
         for answer in list(self._web.search(f"studies/{study}/series", {}, SERIES_KEYS)):
             for uid in uids_of([answer], "SeriesInstanceUID"):
                 descriptions = (description, str(answer.get("SeriesDescription") or ""))
-                out = ruled_out(study, uid, answer, descriptions, self._order, self._selection)
+                out = ruled_out(study, uid, answer, descriptions, self._order)
+                answer.StudyInstanceUID = study
                 if out is not None:
                     found.append(out)
                 elif thoroughly:
-                    answer.StudyInstanceUID = study
                     headers += [
                         header
                         for each in self._web.metadata(study, uid)
                         if (header := header_of(each, answer, self._pseudonym_key, is_whole=True))
                     ]
+                elif instances_told(answer) < self._selection.min_slices:  # perhaps of many frames
+                    images = list(self._web.search(f"studies/{study}/series/{uid}/instances", {}, KEYS))
+                    headers += headers_of(images, answer, self._pseudonym_key, self._selection)
                 else:
-                    count = int(answer.get("NumberOfSeriesRelatedInstances") or 0)
-                    found.append(FoundSeries(study, uid, True, expected=count))
+                    found.append(FoundSeries(study, uid, True, expected=instances_told(answer)))
         refs = series_of((header, "") for header in headers)
         return found + list(chosen(refs, self._selection))

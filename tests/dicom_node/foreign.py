@@ -148,7 +148,7 @@ class Dcmqrscp:
         wait_for_port(self.port, self._process)
 
     def add(self, paths: Sequence[Path]) -> None:
-        command = ["storescu", "-aec", "ARCHIVE", "127.0.0.1", str(self.port), *map(str, paths)]
+        command = ["storescu", "-R", "-aec", "ARCHIVE", "127.0.0.1", str(self.port), *map(str, paths)]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TCP_NODELAY": "1"})
 
     def stop(self) -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from db import schema
 from db.connection import Database, DatabaseOptions, open_database
@@ -43,6 +48,15 @@ class MadeArchive:
 
     folder: Path
     files: dict[str, list[Path]] = field(default_factory=dict)  # by Series Instance UID
+
+    def add_multiframe(self, study: int, series: int, frames: int = SLICES, legacy: bool = False) -> str:
+        """A series of one enhanced image."""
+        made = multiframe_of(study, series, frames, legacy)
+        place = self.folder / f"study{study}" / f"series{series}"
+        place.mkdir(parents=True)
+        made.save_as(place / "all.dcm", enforce_file_format=True)
+        self.files[uid(study, series)] = [place / "all.dcm"]
+        return uid(study, series)
 
     def add(self, study: int, series: int, slices: int = SLICES, **changes: object) -> str:
         series_uid = uid(study, series)
@@ -85,6 +99,39 @@ def slice_of(study: int, series: int, number: int, **changes: object) -> Dataset
     for name, value in changes.items():
         setattr(dataset, name, value)
     return dataset
+
+
+def multiframe_of(study: int, series: int, frames: int, legacy: bool) -> Dataset:
+    """The same slices in one enhanced image; what stands in functional groups stands nowhere else (PS3.3 A.38, A.70)."""
+    made = slice_of(study, series, 1)
+    made.SOPClassUID = LegacyConvertedEnhancedCTImageStorage if legacy else EnhancedCTImageStorage
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    shared = Dataset()
+    shared.PlaneOrientationSequence = [moved(made, "ImageOrientationPatient")]
+    shared.PixelMeasuresSequence = [moved(made, "PixelSpacing", "SliceThickness")]
+    shared.CTReconstructionSequence = [moved(made, "ConvolutionKernel")]
+    shared.CTXRayDetailsSequence = [moved(made, "KVP")]
+    shared.PixelValueTransformationSequence = [moved(made, "RescaleSlope", "RescaleIntercept")]
+    made.SharedFunctionalGroupsSequence = [shared]
+    made.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    made.PerFrameFunctionalGroupsSequence = []
+    for n in range(frames):
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = [-100.0, -100.0, 1.25 * n]
+        group.PlanePositionSequence = [position]
+        made.PerFrameFunctionalGroupsSequence.append(group)
+    del made.ImagePositionPatient
+    made.NumberOfFrames, made.PixelData = frames, made.PixelData * frames
+    return made
+
+
+def moved(source: Dataset, *keywords: str) -> Dataset:
+    """Elements that stood in a data set, and stand in it no longer."""
+    item = Dataset()
+    for keyword in keywords:
+        setattr(item, keyword, source[keyword].value)
+        delattr(source, keyword)
+    return item
 
 
 @dataclass
