@@ -107,6 +107,7 @@ class Fetcher:
                     left,
                     len(left) == len(attempt.uids),
                     lambda offered: self._take(attempt, offered),
+                    lambda: not self._leave.is_set(),
                 )
                 self._await_front_door(attempt)
                 attempt.trouble = ""

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dicom_node.backfill.source import Findings, Part, Refusal, Take, chosen
+from dicom_node.backfill.source import Findings, GoOn, Part, Refusal, Take, chosen
 from dicom_node.intake.taking import opened
 from engine.errors import BadOption, DeploymentError, PeerError, UnreadableInstance
 from engine.loading.headers import read_header
@@ -69,6 +69,7 @@ class _Files(ABC):
         uids: Sequence[str],
         whole: bool,
         take: Take,
+        go_on: GoOn,
     ) -> None:
         """Read files whole."""
         wanted = set(uids)

@@ -13,7 +13,7 @@ from db.backfill import FoundSeries
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS, headers_of, ruled_out, uids_of
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.backfill.order import Order
-from dicom_node.backfill.source import Findings, Part, Take, chosen
+from dicom_node.backfill.source import Findings, GoOn, Part, Take, chosen
 from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import Command, read_content
 from dicom_node.intake.taking import Offered
@@ -100,17 +100,18 @@ class PacsSource:
         uids: Sequence[str],
         whole: bool,
         take: Take,
+        go_on: GoOn,
     ) -> None:
         """By C-GET or C-MOVE."""
         asked = query.requests(study_instance_uid, series_instance_uid, uids, whole)
         if self._archive.retrieve is Retrieve.MOVE:
-            query.move(self._peer, asked, self._options.ae_title, lambda: True)
+            query.move(self._peer, asked, self._options.ae_title, go_on)
             return
 
         def received(abstract: str, sop_class: str, uid: str, syntax: str, data_set: bytes) -> bool:
             return take(Offered(Command(abstract, sop_class, uid), syntax, data_set))
 
-        query.get(self._peer, asked, SOP_CLASSES, sorted(READABLE_TRANSFER_SYNTAXES), received)
+        query.get(self._peer, asked, SOP_CLASSES, sorted(READABLE_TRANSFER_SYNTAXES), received, go_on)
 
     def _studies(self, finder: "Finder", keyword: str, value: str) -> dict[str, str]:
         """Study Instance UIDs with their descriptions. Some archives do not match the modality: then we do."""

@@ -16,6 +16,9 @@ from engine.selection import SelectionOptions, select
 Take = Callable[[Offered], bool]
 """What a source calls with each instance; False: it could not be kept now, and the source should stop."""
 
+GoOn = Callable[[], bool]
+"""What a source asks while it waits for an archive; False: it should leave it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -82,6 +85,7 @@ class Source(Protocol):
         uids: Sequence[str],
         whole: bool,
         take: Take,
+        go_on: GoOn,
     ) -> None:
         """Fetch instances of a series; those that do not come, don't.
 

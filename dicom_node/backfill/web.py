@@ -10,7 +10,7 @@ from db.backfill import FoundSeries
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS, header_of, headers_of, instances_told, ruled_out, uids_of
 from dicom_node.backfill.options import Archive, BackfillOptions
 from dicom_node.backfill.order import Order
-from dicom_node.backfill.source import Findings, Part, Take, chosen
+from dicom_node.backfill.source import Findings, GoOn, Part, Take, chosen
 from dicom_node.intake.taking import opened
 from dicom_node.peers.dicomweb import DicomWeb, Server
 from engine.errors import UnreadableInstance
@@ -82,6 +82,7 @@ class WebSource:
         uids: Sequence[str],
         whole: bool,
         take: Take,
+        go_on: GoOn,
     ) -> None:
         """By WADO-RS: the whole series, or one by one what is missing of it."""
         for uid in [None] if whole else uids:

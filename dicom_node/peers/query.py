@@ -4,7 +4,9 @@ Query and retrieve at a PACS, by the Study Root model: C-FIND, C-GET, C-MOVE (PS
 Only what is asked for here is asked for anywhere: no patient's name or ID is among the keys.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.peers.association import EXPLICIT, IMPLICIT, Context, Peer, association, at_rest
@@ -28,6 +30,12 @@ Received = Callable[[str, str, str, str, bytes], bool]
 """Called with abstract syntax, SOP class, SOP Instance UID, transfer syntax and encoded data set; False: not kept."""
 
 STORED, REFUSED_BY_US = 0x0000, 0xA700
+
+GoOn = Callable[[], bool]
+"""Asked all the time while a peer is waited for; False: the association is aborted, and what is under way is left."""
+
+LOOK_EVERY_S = 0.1
+LAST_WORDS_S = 1.0  # our choice: so long a peer has to close what we aborted
 
 
 class Finder:
@@ -97,6 +105,7 @@ def get(
     sop_classes: Sequence[str],
     transfer_syntaxes: Sequence[str],
     received: Received,
+    go_on: GoOn = lambda: True,
 ) -> None:
     """Fetch by C-GET: images come over the association that we asked for.
 
@@ -131,16 +140,11 @@ def get(
     with association(peer, contexts, sop_classes, [(evt.EVT_C_STORE, on_store)]) as opened:
         if GET not in {str(context.abstract_syntax) for context in opened.accepted_contexts}:
             raise PeerError(f"'{peer.name}' does not offer C-GET in the Study Root model")
-        for each in keys:
-            if not was_left:
-                _retrieve(peer, opened, "C-GET", opened.send_c_get, each, GET)
+        _retrieve_all(peer, opened, "C-GET", opened.send_c_get, keys, GET, lambda: go_on() and not was_left)
 
 
-def move(peer: Peer, keys: Sequence[dict[str, str]], destination_ae_title: str, go_on: Callable[[], bool]) -> None:
+def move(peer: Peer, keys: Sequence[dict[str, str]], destination_ae_title: str, go_on: GoOn) -> None:
     """Have a peer send to an AE that it knows, by C-MOVE.
-
-    Args:
-        go_on: asked before each request and at each interim answer.
 
     Raises:
         PeerError: the peer refused, does not know the AE, or was lost.
@@ -151,15 +155,9 @@ def move(peer: Peer, keys: Sequence[dict[str, str]], destination_ae_title: str, 
 
         def send(identifier: "Dataset", model: str) -> Iterator[Any]:
             answers: Iterator[Any] = opened.send_c_move(identifier, destination_ae_title, model)
-            for answer in answers:
-                if not go_on():
-                    opened.abort()
-                    return
-                yield answer
+            return answers
 
-        for each in keys:
-            if go_on():
-                _retrieve(peer, opened, "C-MOVE", send, each, MOVE)
+        _retrieve_all(peer, opened, "C-MOVE", send, keys, MOVE, go_on)
 
 
 def requests(
@@ -173,6 +171,49 @@ def requests(
         {"QueryRetrieveLevel": "IMAGE", **series, "SOPInstanceUID": "\\".join(uids[n : n + MOST_UIDS])}
         for n in range(0, len(uids), MOST_UIDS)
     ]
+
+
+def _retrieve_all(
+    peer: Peer,
+    opened: "Association",
+    name: str,
+    send: Callable[..., Any],
+    keys: Sequence[dict[str, str]],
+    model: str,
+    go_on: GoOn,
+) -> None:
+    """One request after the other; who leaves before the last is no error."""
+    with _left_when_told(opened, go_on):
+        for each in keys:
+            if not go_on():
+                return
+            try:
+                _retrieve(peer, opened, name, send, each, model)
+            except PeerError:
+                if go_on():
+                    raise
+
+
+@contextmanager
+def _left_when_told(opened: "Association", go_on: GoOn) -> Iterator[None]:
+    """An association that is aborted from beside while its peer is waited for, as that may take minutes."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_EVERY_S):
+            if not go_on():
+                opened.acse_timeout = LAST_WORDS_S
+                opened.abort()
+                opened.dimse.msg_queue.put((None, None))  # the one of the abort went to pynetdicom's own thread
+                return
+
+    looking = threading.Thread(target=look, name="leave", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
 
 
 def _retrieve(

@@ -102,7 +102,7 @@ def slice_of(study: int, series: int, number: int, **changes: object) -> Dataset
 
 
 def multiframe_of(study: int, series: int, frames: int, legacy: bool) -> Dataset:
-    """The same slices in one enhanced image; what stands in functional groups stands nowhere else (PS3.3 A.38, A.70)."""
+    """The same slices in one enhanced image; what stands in functional groups stands nowhere else (PS3.3 A.38)."""
     made = slice_of(study, series, 1)
     made.SOPClassUID = LegacyConvertedEnhancedCTImageStorage if legacy else EnhancedCTImageStorage
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID

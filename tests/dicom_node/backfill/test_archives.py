@@ -106,6 +106,7 @@ def test_by_every_way_an_instance_makes_the_same_file(memory: Memory, full_ortha
             uids,
             True,
             lambda each: bool(taken.append(take(each, memory.spool, KEY))) or True,
+            lambda: True,
         )
     assert len(taken) == 2 * SLICES
     assert {path: path.read_bytes() for path in memory.spool.incoming()} == before
@@ -119,7 +120,13 @@ def test_only_what_is_missing_of_a_series_is_asked_for(
     uids = list(where.listing(Part(""), uid(1), WANTED[0]))
     came: list[str] = []
     where.fetch(
-        Part(""), uid(1), WANTED[0], uids[3:5], False, lambda each: came.append(each.command.sop_instance_uid) or True
+        Part(""),
+        uid(1),
+        WANTED[0],
+        uids[3:5],
+        False,
+        lambda each: came.append(each.command.sop_instance_uid) or True,
+        lambda: True,
     )
     assert sorted(came) == sorted(uids[3:5])
 

@@ -109,12 +109,13 @@ class Leaky(FolderSource):
         self.asked: dict[str, list[int]] = {}
         self._askings = askings
 
-    def fetch(self, part, study_uid, series_uid, uids, whole, take):  # type: ignore[no-untyped-def]
+    def fetch(self, part, study_uid, series_uid, uids, whole, take, go_on):  # type: ignore[no-untyped-def]
         asked = self.asked.setdefault(series_uid, [])
         asked.append(len(uids))
         if len(asked) > self._askings:
             raise PeerError("lost on the way")
-        super().fetch(part, study_uid, series_uid, uids[: ceil(self._share * len(uids))], False, take)
+        given = uids[: ceil(self._share * len(uids))]
+        super().fetch(part, study_uid, series_uid, given, False, take, go_on)
 
 
 def test_half_a_series_is_no_success_and_only_what_is_missing_is_asked_for_again(
