@@ -11,10 +11,10 @@ import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from db.connection import DatabaseOptions
-from dicom_node.backfill.options import BackfillOptions
+from dicom_node.backfill.options import Archive, BackfillOptions
 from dicom_node.clearing import ClearingOptions
 from dicom_node.intake.options import ReceiverOptions, TlsOptions
 from dicom_node.intake.registrar import RegistrarOptions
@@ -22,7 +22,7 @@ from dicom_node.intake.studies import StudyOptions
 from dicom_node.logs import LogOptions
 from dicom_node.metrics import MetricsOptions
 from dicom_node.report.options import ReportOptions
-from dicom_node.sender.options import SenderOptions
+from dicom_node.sender.options import Destination, SenderOptions
 from dicom_node.spool import SpoolOptions
 from dicom_node.worker import WorkerOptions
 from engine.errors import BadOption, DeploymentError
@@ -30,6 +30,8 @@ from engine.options import read_options
 from engine.programs.vertebral import VertebralOptions
 from engine.runtime.backends import RuntimeOptions
 from engine.selection import SelectionOptions
+
+_Peer = TypeVar("_Peer", Archive, Destination)
 
 KEY_BYTES = 32  # of the pseudonyms' key: as long as the hash (RFC 2104, section 3)
 
@@ -134,15 +136,13 @@ def _placed(config: NodeConfig, folder: Path) -> NodeConfig:
     scheme, found, file = url.partition(":///")
     if scheme.startswith("sqlite") and found and file != ":memory:":
         url = f"{scheme}:///{place(file)}"
-    archives = tuple(
-        replace(archive, token_file=place(archive.token_file), ca_file=place(archive.ca_file))
-        for archive in config.backfill.archives
-    )
-    files = ("tls_authorities", "tls_certificate", "tls_key", "token_file")
-    destinations = tuple(
-        replace(destination, **cast(dict[str, Any], {name: place(getattr(destination, name)) for name in files}))
-        for destination in config.sender.destinations
-    )
+    of_peers = ("tls_authorities", "tls_certificate", "tls_key", "token_file")
+
+    def placed(peer: _Peer, *names: str) -> _Peer:
+        return replace(peer, **cast(dict[str, Any], {name: place(getattr(peer, name)) for name in names}))
+
+    archives = tuple(placed(archive, *of_peers, "ca_file") for archive in config.backfill.archives)
+    destinations = tuple(placed(destination, *of_peers) for destination in config.sender.destinations)
     return replace(
         config,
         sender=replace(config.sender, destinations=destinations),

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from dicom_node.backfill.calling import archive_peer
 from dicom_node.backfill.options import BackfillOptions
-from dicom_node.peers.association import Peer
 from dicom_node.peers.query import finder
 from engine.errors import BadOption, PeerError
 
@@ -24,17 +24,7 @@ def series_counter(options: BackfillOptions, name: str) -> Callable[[str], Mappi
         raise BadOption(
             f"option 'studies.count_at' must name one of 'backfill.archives' with an ae_title, not {name!r}"
         )
-    peer = Peer(
-        archive.name,
-        archive.ae_title,
-        archive.host,
-        archive.port,
-        options.ae_title,
-        options.connect_timeout_s,
-        options.association_timeout_s,
-        ANSWER_TIMEOUT_S,
-        ANSWER_TIMEOUT_S,
-    )
+    peer = archive_peer(archive, options, ANSWER_TIMEOUT_S)
 
     def count(study_instance_uid: str) -> Mapping[str, int]:
         with finder(peer) as opened:

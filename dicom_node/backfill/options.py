@@ -24,6 +24,9 @@ class Archive:
     host: str = ""
     port: int = 104
     retrieve: Retrieve = Retrieve.GET
+    tls_authorities: str = ""  # PEM file of the authorities that its certificate is checked against; empty: no TLS
+    tls_certificate: str = ""  # PEM file of ours, where it asks for one
+    tls_key: str = ""  # PEM file of its private key
     url: str = ""  # of DICOMweb, such as "https://pacs.example/dicom-web"; then no AE title
     token_file: str = ""  # holds the bearer token that the DICOMweb server wants
     ca_file: str = ""  # certificates that the DICOMweb server's is checked against; empty: the system's
@@ -41,6 +44,15 @@ class Archive:
                 raise ValueError(f"ae_title of archive '{self.name}' must be 1 to 16 plain characters")
             if not self.host or not 1 <= self.port <= 65535:
                 raise ValueError(f"archive '{self.name}' needs a host, and a port from 1 to 65535")
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        if self.url and (self.tls_authorities or self.tls_certificate or self.tls_key):
+            raise ValueError(
+                f"archive '{self.name}': a DICOMweb server is checked against ca_file, not by tls_ options"
+            )
+        if bool(self.tls_certificate) != bool(self.tls_key) or (self.tls_certificate and not self.tls_authorities):
+            raise ValueError(f"archive '{self.name}': tls_certificate and tls_key go together, with tls_authorities")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from db.backfill import FoundSeries
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS, headers_of, ruled_out, uids_of
+from dicom_node.backfill.calling import archive_peer
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.backfill.order import Order
 from dicom_node.backfill.source import Findings, GoOn, Part, Take, chosen
@@ -18,7 +19,6 @@ from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import Command, read_content
 from dicom_node.intake.taking import Offered
 from dicom_node.peers import query
-from dicom_node.peers.association import Peer
 from engine.errors import PeerError, UnreadableInstance
 from engine.records import InstanceHeader
 from engine.selection import CT_IMAGE, MULTIFRAME_CT, READABLE_TRANSFER_SYNTAXES, SelectionOptions
@@ -55,17 +55,7 @@ class PacsSource:
         self._options = options
         self._pseudonym_key = pseudonym_key
         self._selection = selection
-        self._peer = Peer(
-            archive.name,
-            archive.ae_title,
-            archive.host,
-            archive.port,
-            options.ae_title,
-            options.connect_timeout_s,
-            options.association_timeout_s,
-            options.answer_timeout_s,
-            options.answer_timeout_s,
-        )
+        self._peer = archive_peer(archive, options, options.answer_timeout_s)
 
     def parts(self) -> Iterable[Part]:
         """Each day, or each examination."""

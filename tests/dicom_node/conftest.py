@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .foreign import Namespace, Orthanc, need
+from .papers import Papers, made_papers
 
 
 @pytest.fixture
@@ -56,3 +57,10 @@ def orthanc(running_orthanc: Orthanc, inside: None) -> Orthanc:
     """An empty Orthanc; the test runs in its network."""
     running_orthanc.clear()
     return running_orthanc
+
+
+@pytest.fixture(scope="session")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    """Certificates of the node and of others."""
+    need("openssl")
+    return made_papers(tmp_path_factory.mktemp("papers"))

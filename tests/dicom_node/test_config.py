@@ -62,6 +62,8 @@ def test_another_database_is_left_as_it_is_said(tmp_path: Path):
         ("[receiver]\nport = 70000", "receiver: port must be 0 to 65535, not 70000"),
         ("[[sender.destinations]]\nhost = 'pacs'", "is required"),
         ("[[sender.destinations]]\nname = 'pacs'", "ae_title of destination 'pacs'"),
+        ("[[backfill.archives]]\nname = 'a'\nae_title = 'A'\nhost = 'h'\ntls_key = 'k'", "go together"),
+        ("[[backfill.archives]]\nname = 'a'\nurl = 'https://h'\ntls_authorities = 'k'", "against ca_file"),
         ("pseudonym_key_file = ''", "pseudonym_key_file must name a file"),
         ("receiver = 3", "option 'receiver' is a table"),
         ("[receiver\nport = 3", "is no TOML: .*line 1"),
@@ -72,6 +74,16 @@ def test_what_is_not_known_is_refused_in_one_line(tmp_path: Path, text: str, sai
     with pytest.raises(BadOption, match=said) as caught:
         read_config(written(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_papers_of_archives_lie_beside_the_file(tmp_path: Path):
+    text = "[[backfill.archives]]\nname = 'a'\nae_title = 'PACS'\nhost = 'pacs'\n"
+    papers = {"tls_authorities": "ca.pem", "tls_certificate": "our.pem", "tls_key": "our.key"}
+    config = read_config(written(tmp_path, text + "".join(f"{name} = '{file}'\n" for name, file in papers.items())))
+    (archive,) = config.backfill.archives
+    assert {name: getattr(archive, name) for name in papers} == {
+        name: str(tmp_path / file) for name, file in papers.items()
+    }
 
 
 def test_a_file_that_can_t_be_read_is_named(tmp_path: Path):

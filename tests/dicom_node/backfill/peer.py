@@ -20,7 +20,10 @@ LEVELS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "
 
 
 class Peer:
-    """Answers C-FIND, C-GET and C-MOVE. `before` is called with the Series Instance UID before an image is sent."""
+    """Answers C-FIND, C-GET and C-MOVE, over TLS where it is given a context.
+
+    Before an image is sent, `before` is called with its Series Instance UID.
+    """
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class Peer:
                     answer[element.tag] = image[element.tag]
             if "ModalitiesInStudy" in keys:
                 answer.ModalitiesInStudy = sorted({*_values(answer.get("ModalitiesInStudy")), image.Modality})
+            if keys.QueryRetrieveLevel == "SERIES":
+                answer.NumberOfSeriesRelatedInstances = (answer.get("NumberOfSeriesRelatedInstances") or 0) + 1
         for answer in found.values():
             yield PENDING, answer
 

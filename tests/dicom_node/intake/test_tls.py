@@ -4,8 +4,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -13,48 +11,11 @@ from dicom_node.intake.options import DataPath, TlsOptions
 from dicom_node.intake.receiver import server_context
 from engine.errors import DeploymentError
 
-if not shutil.which("openssl"):
-    pytest.skip("openssl is not installed", allow_module_level=True)
+from ..papers import Papers
 
 
-NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-
-
-@dataclass(frozen=True)
-class Papers:
-    """Certificates and keys: of the node, of a client, and of a client that another authority vouches for."""
-
-    folder: Path
-
-    def of(self, who: str) -> tuple[str, str]:
-        return str(self.folder / f"{who}.crt"), str(self.folder / f"{who}.key")
-
-    @property
-    def authority(self) -> str:
-        return str(self.folder / "authority.crt")
-
-    def options(self, clients: bool) -> TlsOptions:
-        return TlsOptions(*self.of("node"), self.authority if clients else "")
-
-
-def openssl(*words: object) -> None:
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
-
-
-@pytest.fixture(scope="session")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    folder = tmp_path_factory.mktemp("papers")
-    for authority in ("authority", "stranger"):
-        openssl("req", "-x509", *NEW_KEY, "-nodes", "-days", 2, "-subj", f"/CN={authority}",
-                "-keyout", folder / f"{authority}.key", "-out", folder / f"{authority}.crt")  # fmt: skip
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for who, by in (("node", "authority"), ("client", "authority"), ("foreigner", "stranger")):
-        openssl("req", *NEW_KEY, "-nodes", "-subj", f"/CN={who}",
-                "-keyout", folder / f"{who}.key", "-out", folder / f"{who}.csr")  # fmt: skip
-        openssl("x509", "-req", "-in", folder / f"{who}.csr", "-CA", folder / f"{by}.crt", "-CAkey",
-                folder / f"{by}.key", "-CAcreateserial", "-days", 2, "-extfile", folder / "names",
-                "-out", folder / f"{who}.crt")  # fmt: skip
-    return Papers(folder)
+def tls_options(papers: Papers, clients: bool) -> TlsOptions:
+    return TlsOptions(*papers.of("node"), papers.authority if clients else "")
 
 
 def client(papers: Papers, who: str | None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
@@ -77,7 +38,7 @@ def store(door, context: ssl.SSLContext, make_ct, encode) -> int:
 def test_instances_come_over_tls_and_only_from_clients_with_a_certificate_that_is_known(
     open_door, papers, make_ct, encode, way
 ):
-    door = open_door(data_path=way, tls=papers.options(clients=True), pdu_timeout_s=5.0)
+    door = open_door(data_path=way, tls=tls_options(papers, clients=True), pdu_timeout_s=5.0)
     assert store(door, client(papers, "client"), make_ct, encode) == 0
     for who in (None, "foreigner"):
         with pytest.raises((OSError, ConnectionError)):
@@ -89,7 +50,7 @@ def test_instances_come_over_tls_and_only_from_clients_with_a_certificate_that_i
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_what_is_agreed_on_has_forward_secrecy_and_authenticated_encryption(open_door, papers, newest):
-    door = open_door(tls=papers.options(clients=False))
+    door = open_door(tls=tls_options(papers, clients=False))
     context = client(papers, None, newest)
     with context.wrap_socket(socket.create_connection(("127.0.0.1", door.port)), server_hostname="localhost") as peer:
         name, version, _ = peer.cipher()
@@ -99,7 +60,7 @@ def test_what_is_agreed_on_has_forward_secrecy_and_authenticated_encryption(open
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_older_versions_and_weaker_ciphers_are_refused(open_door, papers):
-    door = open_door(tls=papers.options(clients=False))
+    door = open_door(tls=tls_options(papers, clients=False))
     old, weak = client(papers, None, ssl.TLSVersion.TLSv1_1), client(papers, None, ssl.TLSVersion.TLSv1_2)
     old.set_ciphers("ALL:@SECLEVEL=0")
     weak.set_ciphers("AES128-SHA:AES256-GCM-SHA384:ECDHE-RSA-AES128-SHA256")
@@ -109,7 +70,7 @@ def test_older_versions_and_weaker_ciphers_are_refused(open_door, papers):
 
 
 def test_a_handshake_that_stalls_holds_up_nobody_and_is_given_up(open_door, papers, make_ct, encode):
-    door = open_door(tls=papers.options(clients=False), pdu_timeout_s=0.5, association_timeout_s=0.5)
+    door = open_door(tls=tls_options(papers, clients=False), pdu_timeout_s=0.5, association_timeout_s=0.5)
     silent = [door.raw() for _ in range(5)]
     silent[0].socket.sendall(b"\x16\x03\x01")
     assert store(door, client(papers, None), make_ct, encode) == 0
@@ -121,7 +82,7 @@ def test_a_handshake_that_stalls_holds_up_nobody_and_is_given_up(open_door, pape
 def test_dcmtk_sends_over_tls(open_door, papers, make_ct, tmp_path, clients):
     if not shutil.which("storescu"):
         pytest.skip("DCMTK is not installed")
-    door = open_door(tls=papers.options(clients))
+    door = open_door(tls=tls_options(papers, clients))
     make_ct().save_as(tmp_path / "one.dcm", enforce_file_format=True)
 
     def send(*more: object) -> int:
