@@ -69,6 +69,7 @@ class Reason(StrEnum):
     LEVEL_UNCERTAIN = "level_uncertain"
     LEVEL_GAP = "level_gap"
     NO_ELIGIBLE_LEVEL = "no_eligible_level"
+    ANSWER_NOT_FINITE = "answer_not_finite"
     # a number is withheld or flagged
     CONTRAST = "contrast"
     KVP = "kvp"

@@ -171,6 +171,7 @@ REASONS: dict[Reason, str] = {
     Reason.LEVEL_UNCERTAIN: "Vertebral level uncertain",
     Reason.LEVEL_GAP: "Gap in the row of levels",
     Reason.NO_ELIGIBLE_LEVEL: "Too few usable levels",
+    Reason.ANSWER_NOT_FINITE: "Answer of a network not finite",
     Reason.CONTRAST: "Contrast agent",
     Reason.KVP: "Not 120 kV",
     Reason.SHARP_KERNEL: "Sharp kernel",

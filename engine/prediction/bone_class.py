@@ -4,30 +4,33 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from engine.records import BoneFinding, ClassProbability, VertebralLevel
+from engine.records import BoneFinding, ClassProbability, QualityFlag, Reason, VertebralLevel
 from engine.runtime.manifest import ModelManifest
 from engine.runtime.sharing import Asking
 from engine.volume import VertebraCrop
 
 Probabilities = tuple[ClassProbability, ...]
+Classes = tuple[Probabilities, tuple[QualityFlag, ...]]
+"""Probabilities, one for each of the manifest's labels and level; a flag for each level whose answer is not finite,
+which has none."""
 
 
-def predicting_classes(crops: Sequence[VertebraCrop], manifest: ModelManifest, model: str) -> Asking[Probabilities]:
-    """Probabilities of each crop's level, one for each of the manifest's labels.
+def predicting_classes(crops: Sequence[VertebraCrop], manifest: ModelManifest, model: str) -> Asking[Classes]:
+    """Probabilities of each crop's level.
 
     Args:
         crops: on the grid that the manifest states.
         model: "name@version".
-
-    Returns:
-        For each level as many as there are labels; none for a level whose answer is not finite.
     """
     if not crops:
-        return ()
+        return (), ()
     logits = yield np.stack([manifest.normalise(crop.hounsfield)[None] for crop in crops])
     found: list[ClassProbability] = []
+    flags: list[QualityFlag] = []
     for crop, answer in zip(crops, np.asarray(logits, dtype=np.float64), strict=True):
         if not np.isfinite(answer).all():
+            detail = "the classifier's answer is not finite, its probabilities are not given"
+            flags.append(QualityFlag(Reason.ANSWER_NOT_FINITE, crop.level, withholds=False, detail=detail))
             continue
         powers = np.exp(answer - answer.max())
         shares = powers / powers.sum()
@@ -35,7 +38,7 @@ def predicting_classes(crops: Sequence[VertebraCrop], manifest: ModelManifest, m
             ClassProbability(BoneFinding(label), float(share), crop.level, model)
             for label, share in zip(manifest.labels, shares, strict=True)
         ]
-    return tuple(found)
+    return tuple(found), tuple(flags)
 
 
 def patient_classes(of_levels: Probabilities, levels: Sequence[VertebralLevel]) -> Probabilities:

@@ -26,7 +26,7 @@ from engine.measurement.calibration import CalibrationOptions
 from engine.measurement.densities import calibrated_densities, on_line
 from engine.measurement.quality import QualityOptions, quality_flags
 from engine.measurement.surroundings import slabs
-from engine.prediction.bone_class import Probabilities, patient_classes, predicting_classes
+from engine.prediction.bone_class import Classes, Probabilities, patient_classes, predicting_classes
 from engine.prediction.bone_density import Densities, predicting_density
 from engine.prediction.from_side import ArealPolicy, Scores, judge, patient_means, predicting_from_side
 from engine.prediction.policy import DensityPolicy
@@ -243,12 +243,11 @@ class VertebralProgram:
         (end,) = ask_together([self._asking_classes(case, crops, self._class)], self._class)
         if isinstance(end, Exception):
             return end
-        case.probabilities = end
+        case.probabilities, flags = end
+        case.implausible += flags
         return None
 
-    def _asking_classes(
-        self, case: VertebralCase, crops: Sequence[VertebraCrop], session: Session
-    ) -> Asking[Probabilities]:
+    def _asking_classes(self, case: VertebralCase, crops: Sequence[VertebraCrop], session: Session) -> Asking[Classes]:
         manifest = session.manifest
         if (manifest.tile, manifest.spacing_mm) != (self._density.manifest.tile, self._density.manifest.spacing_mm):
             crops = self._crops(case, manifest)

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import UnsupportedSeries
+from engine.errors import AnatomyNotFound, UnsupportedSeries
 from engine.records import Reason
 from engine.resampling import canonical_grid, resample
 from engine.runtime.manifest import ModelManifest
@@ -64,6 +64,7 @@ def segmenting(volume: Volume, manifest: ModelManifest, options: SegmentationOpt
 
     Raises:
         UnsupportedSeries: the field of view is larger than any patient.
+        AnatomyNotFound: the network answers with what is no finite number.
     """
     grid = canonical_grid(volume.geometry, manifest.spacing_mm)
     if prod(grid.shape) > options.max_voxels:
@@ -121,6 +122,8 @@ def _looked_at(
                 search.note(box, None, None)
         if inputs:
             for box, logits in zip(places, (yield np.stack(inputs)), strict=True):
+                if not np.isfinite(logits).all():
+                    raise AnatomyNotFound(Reason.ANSWER_NOT_FINITE, "the spine network's answer is not finite")
                 likeliest = blend.add(box, logits)
                 search.note(box, spine[likeliest], rib[likeliest])
         wanted = [] if options.everywhere else search.next()

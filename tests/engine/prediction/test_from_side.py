@@ -96,7 +96,8 @@ def test_classes_are_shares_by_level_and_the_patient_their_mean():
     grid = Geometry((1, 4, 4), (1.0,) * 3, (0.0,) * 3, CANONICAL)
     crops = [VertebraCrop(level, grid, np.zeros((1, 4, 4), np.float32)) for level in (L.L1, L.L2, L.L3)]
     logits = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [np.nan, 0, 0]], np.float32)
-    found = answered(predicting_classes(crops, manifest, "class@1"), lambda _: logits)
+    found, (flag,) = answered(predicting_classes(crops, manifest, "class@1"), lambda _: logits)
+    assert (flag.reason, flag.finding_site, flag.withholds) == (Reason.ANSWER_NOT_FINITE, L.L3, False)
     assert [one.finding_site for one in found] == [L.L1] * 3 + [L.L2] * 3
     assert found[0].value == pytest.approx(np.exp(2) / (np.exp(2) + 2))
     patient = patient_classes(found, (L.L1, L.L2))

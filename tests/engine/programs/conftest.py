@@ -104,6 +104,33 @@ def honest_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
+@pytest.fixture(scope="session", params=["nan", "inf"])
+def failing_models(
+    request: pytest.FixtureRequest, honest_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The honest models, but beyond 900 HU the spine network answers with what is no finite number."""
+    models = tmp_path_factory.mktemp("failing")
+    (models / "density").symlink_to(honest_models / "density")
+    code = CODES.astype(np.float32) / 1000
+    breaks = {
+        "nan": [helper.make_node("Sub", ["edge", "x"], ["below"]), helper.make_node("Sqrt", ["below"], ["odd"])],
+        "inf": [helper.make_node("Mul", ["x", "steep"], ["above"]), helper.make_node("Exp", ["above"], ["odd"])],
+    }[request.param]
+    _write_package(
+        models / "spine",
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"]), *breaks,
+            helper.make_node("Mul", ["odd", "little"], ["o"]), helper.make_node("Add", ["c", "o"], ["y"]),
+        ],
+        {"w": (2000 * code).reshape(-1, 1, 1, 1, 1), "b": -1000 * code**2, "edge": np.float32(0.9),
+         "steep": np.float32(98), "little": np.float32(1e-35)},
+        TILE, [len(LABELS), *TILE],
+        name="failing-spine", task="spine_segmentation", step=2.0, output="logits", labels=list(LABELS), scale=1.0,
+        bounds=[],
+    )  # fmt: skip
+    return models
+
+
 @pytest.fixture(scope="session")
 def full_models(honest_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The honest models, a classifier that doubts, and models from the side that tell the mean of the picture."""

@@ -199,6 +199,17 @@ def test_a_batch_goes_on_after_a_series_without_vertebrae(program, coded, tmp_pa
     assert isinstance(analysis, Analysis)
 
 
+def test_an_answer_that_is_no_number_becomes_no_label_and_takes_no_other_series_along(failing_models, coded, tmp_path):
+    truth = coded()
+    good = truth.write(tmp_path / "good")
+    truth.hounsfield[truth.body(L.L5)] = 950  # one vertebra of five: the others would still be found
+    ill = truth.write(tmp_path / "ill")
+    with VertebralProgram(VertebralOptions(), RuntimeOptions(models=str(failing_models), batch=4)) as program:
+        failure, analysis = analyse_many([ill, good], program)
+    assert (failure.reason, failure.message) == (Reason.ANSWER_NOT_FINITE, "the spine network's answer is not finite")
+    assert analysis.result.value(Q.VOLUMETRIC_BMD, L.L1) == pytest.approx(MG_PER_HU * 112, abs=0.3)
+
+
 def test_a_network_that_can_t_find_the_spine_is_refused(honest_models, tmp_path):
     shutil.copytree(honest_models, tmp_path / "models")
     manifest = tmp_path / "models" / "spine" / "manifest.toml"
