@@ -50,14 +50,20 @@ class Backfill:
         source: Source,
         options: BackfillOptions,
         told: Told = lambda _: None,
+        clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """Hold what is needed; nothing is asked yet."""
+        """Hold what is needed; nothing is asked yet.
+
+        Args:
+            clock: local time, by which windows open and close.
+        """
         self._database = database
         self._spool = spool
         self._key = pseudonym_key
         self._source = source
         self._options = options
         self._told = told
+        self._clock = clock
         self._stop = threading.Event()
         self._windows = read_windows(options.windows)
         self._pace = Pace(options.associations, options.slow_factor, options.longest_pause_s)
@@ -120,7 +126,7 @@ class Backfill:
 
     def _why_wait(self, run_id: int) -> str:
         """What is more important now; empty: nothing."""
-        options, now = self._options, datetime.now()
+        options, now = self._options, self._clock()
         why = ""
         if not is_open(self._windows, now):
             why = f"waits for its window, {opens_at(self._windows, now):%a %H:%M}"

@@ -31,6 +31,7 @@ class Peer:
         before: Callable[[str], None] = lambda _: None,
         destination: int = 0,
         tls: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
         self._before = before
         self._destination = destination
@@ -48,7 +49,7 @@ class Peer:
             (evt.EVT_C_MOVE, self._move),
             (evt.EVT_ABORTED, lambda _: self.was_left.set()),
         ]
-        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
+        self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
 
     def archive(self, retrieve: Retrieve = Retrieve.GET, **more: str) -> Archive:
         """As the node's configuration names it."""
