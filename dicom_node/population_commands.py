@@ -238,7 +238,8 @@ def _give(answer: Answer, output: Path | None, limit: int | None) -> None:
         typer.echo(f"written: {output}, {len(answer.rows)} rows")
         return
     shown = answer.rows[: limit or SHOWN]
-    Console().print(tables.on_screen(answer.columns, shown))
+    console = Console()
+    console.print(tables.in_width(answer.columns, shown, console.width))
     if len(answer.rows) > len(shown):
         typer.echo(f"the first {len(shown)} rows; --limit shows more, --output writes all")
 

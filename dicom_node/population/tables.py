@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -70,6 +71,31 @@ def on_screen(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     for row in shown:
         table.add_row(*(Text(_cell(value)) for value in row))
     return table
+
+
+def in_width(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int) -> RenderableType:
+    """A table where its lines fit into so many characters; else each row by itself, a line a column."""
+    shown = [tuple(row) for row in rows]
+    for headings in (columns, [column.replace("_", "_\n") for column in columns]):
+        if not shown or _width(headings, shown) <= width:
+            return on_screen(headings, shown)
+    parts: list[RenderableType] = []
+    for number, row in enumerate(shown, start=1):
+        record = Table(box=None, pad_edge=False, show_header=False)
+        record.add_column(style="dim", min_width=max(map(len, columns)))
+        record.add_column(overflow="fold")
+        for column, value in zip(columns, row, strict=True):
+            record.add_row(column, Text(_cell(value)))
+        parts += [Text(f"row {number}", "bold"), record, Text()]
+    return Group(*parts)
+
+
+def _width(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Characters of a table's lines, two between columns."""
+    columns = zip(
+        *([heading.split("\n") for heading in headings], *([[_cell(v)] for v in row] for row in rows)), strict=True
+    )
+    return sum(max(len(line) for cell in column for line in cell) + 2 for column in columns) - 2
 
 
 def _cell(value: Any) -> str:

@@ -49,6 +49,17 @@ def test_a_long_answer_is_cut_on_the_screen_and_says_so(run):
     assert "the first 100 rows" in run("query", "measurement")
 
 
+@pytest.mark.parametrize(("width", "stands"), [(200, "table"), (90, "broken"), (40, "records")])
+def test_no_line_is_wider_than_the_screen_and_no_value_is_broken(run, site, width, stands, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = run("query", "SELECT * FROM prevalence", "--limit", "2").splitlines()
+    values = [f"{value:.4g}" for value in ask(site.database, "SELECT share_low FROM prevalence LIMIT 1").rows[0]]
+    assert all(len(line) <= width for line in shown)
+    assert all(any(value in line for line in shown) for value in values)
+    assert any("patient_sex" in line for line in shown) == (stands != "broken")
+    assert any(line.startswith("row 2") for line in shown) == (stands == "records")
+
+
 @pytest.mark.parametrize(
     ("question", "told"),
     [
