@@ -240,7 +240,9 @@ def clear(context: typer.Context, config: ConfigFile = None) -> None:
 def doctor_(
     context: typer.Context,
     config: ConfigFile = None,
-    echo: Annotated[bool, typer.Option("--echo", help="Ask each destination by C-ECHO whether it is there.")] = False,
+    echo: Annotated[
+        bool, typer.Option("--echo", help="Ask each destination, by C-ECHO or a search, whether it is there.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look whether this machine can do the work, and say what is wrong. Changes nothing."""

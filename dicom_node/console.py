@@ -14,7 +14,7 @@ from db.overview import Counts, ResultLine, SeriesExplained, StudyExplained
 from dicom_node.backfill.estimate import Estimate
 from dicom_node.doctor import Check, State
 
-STYLES = {State.OK: "green", State.NOTE: "yellow", State.WRONG: "bold red"}
+STYLES = {State.OK: "green", State.NOTE: "cyan", State.WARN: "bold yellow", State.WRONG: "bold red"}
 NOT_FOR_DIAGNOSIS = "Reference weights trained on phantoms: not for diagnosis."
 
 

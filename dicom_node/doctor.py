@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from db import overview
 from db.connection import Database, open_database, shown_url
 from db.migrate import expected_version, schema_version
 from dicom_node.config import NodeConfig, site_key
-from dicom_node.intake.options import ReceiverOptions, TlsOptions
+from dicom_node.intake.options import ReceiverOptions
 from dicom_node.intake.receiver import server_context
+from dicom_node.sender.options import Destination
 from dicom_node.sender.store import echo
 from dicom_node.spool import MIB, Spool
 from engine.errors import DeploymentError, PeerError
@@ -35,6 +37,7 @@ PACKAGES = (
     *("trabecula", "numpy", "scipy", "pydicom", "pynetdicom", "highdicom", "imagecodecs"),
     *("sqlalchemy", "alembic", "openvino", "onnxruntime", "pillow"),
 )
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TASKS = {Program.VERTEBRAL: ("spine_segmentation", "vertebral_bmd")}
 
 
@@ -43,6 +46,7 @@ class State(StrEnum):
 
     OK = "ok"
     NOTE = "note"  # worth knowing, nothing to do
+    WARN = "warn"  # it works, and a person should look at it: it is not safe so, or something was given up
     WRONG = "wrong"  # a person must act
 
 
@@ -59,7 +63,7 @@ def examine(config: NodeConfig, ask_peers: bool = False) -> Iterator[Check]:
     """Look at everything, in the order of the trip.
 
     Args:
-        ask_peers: ask each destination by C-ECHO whether it is there.
+        ask_peers: ask each destination, by C-ECHO or a search, whether it is there.
     """
     looks: tuple[Callable[[NodeConfig], Iterator[Check]], ...] = (
         *(_python, _backends, _models, _calibration, _key, _spool, _front_door, _memory),
@@ -167,7 +171,7 @@ def _front_door(config: NodeConfig) -> Iterator[Check]:
     told = f"calls itself {options.ae_title}; may be called {called}; {callers} may send"
     yield Check("AE titles", State.OK, told)
     yield _who_may_connect(options)
-    yield from _tls(options.tls)
+    yield from _tls(options)
 
 
 def _who_may_connect(options: ReceiverOptions) -> Check:
@@ -175,15 +179,17 @@ def _who_may_connect(options: ReceiverOptions) -> Check:
         return Check("allowed networks", State.OK, ", ".join(options.allowed_networks))
     if options.tls.client_authorities:
         return Check("allowed networks", State.OK, "any, with a certificate that is known here")
-    if options.host in ("127.0.0.1", "::1", "localhost"):
+    if options.host in LOOPBACK:
         return Check("allowed networks", State.OK, "this machine alone, as it listens nowhere else")
     told = "none are given: any machine that gets here may send, as AE titles are no authentication"
-    return Check("allowed networks", State.NOTE, f"{told}; see 'receiver.allowed_networks'")
+    return Check("allowed networks", State.WARN, f"{told}; see 'receiver.allowed_networks'")
 
 
-def _tls(options: TlsOptions) -> Iterator[Check]:
+def _tls(receiver: ReceiverOptions) -> Iterator[Check]:
+    options = receiver.tls
     if not options.certificate:
-        yield Check("TLS", State.NOTE, "off: patients' data can be read on the way; see 'receiver.tls'")
+        state = State.NOTE if receiver.host in LOOPBACK else State.WARN
+        yield Check("TLS", state, "off: patients' data can be read on the way; see 'receiver.tls'")
         return
     try:
         server_context(options)
@@ -249,7 +255,7 @@ def _schema(database: Database, shown: str, config: NodeConfig) -> Iterator[Chec
             yield Check("outbox", State.WRONG, f"{waiting} objects wait for '{name}', which is no destination any more")
     dead = counts.jobs.get("dead", 0) + counts.outbox.get("dead", 0)
     if dead:
-        yield Check("dead letters", State.NOTE, f"{dead}; see 'trabecula status', then 'trabecula retry'")
+        yield Check("dead letters", State.WARN, f"{dead}; see 'trabecula status', then 'trabecula retry'")
 
 
 def _destinations(config: NodeConfig, ask: bool) -> Iterator[Check]:
@@ -257,16 +263,24 @@ def _destinations(config: NodeConfig, ask: bool) -> Iterator[Check]:
         yield Check("destinations", State.NOTE, "none: reports stay on disk and are not sent")
     for destination in config.sender.destinations:
         subject = f"destination {destination.name}"
-        where = f"{destination.ae_title} at {destination.host}, port {destination.port}"
+        where = _where(destination)
         if not ask:
             yield Check(subject, State.OK, f"{where}; --echo asks whether it is there")
             continue
         try:
             echo(destination, config.sender)
-        except PeerError as away:
-            yield Check(subject, State.WRONG, f"{where}: {away}")
+        except (PeerError, DeploymentError) as bad:
+            yield Check(subject, State.WRONG, f"{where}: {bad}")
         else:
             yield Check(subject, State.OK, f"{where}: answers")
+
+
+def _where(destination: Destination) -> str:
+    if not destination.url:
+        how = " over TLS" if destination.tls_authorities else ""
+        return f"C-STORE to {destination.ae_title} at {destination.host}, port {destination.port}{how}"
+    url = urlsplit(destination.url)
+    return f"STOW-RS to {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"  # never a password in it
 
 
 def _words(bad: Exception) -> str:

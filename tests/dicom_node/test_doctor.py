@@ -143,11 +143,12 @@ def test_who_may_send_is_told(tmp_path: Path):
         ("", "this machine alone"),
     ],
 )
-def test_a_door_that_is_open_to_any_machine_is_noted(tmp_path: Path, more: str, told: str):
+def test_a_door_that_is_open_to_any_machine_is_warned_of(tmp_path: Path, more: str, told: str):
     (tmp_path / "node.toml").write_text(f"[receiver]\nport = 0\n{more}")
-    check = found(read_config(tmp_path / "node.toml"))["allowed networks"]
-    assert told in check.detail
-    assert (check.state is State.NOTE) == (told == "none are given")
+    checks = found(read_config(tmp_path / "node.toml"))
+    assert told in checks["allowed networks"].detail
+    assert checks["allowed networks"].state is (State.WARN if told == "none are given" else State.OK)
+    assert checks["TLS"].state is (State.WARN if more else State.NOTE)  # patients' data, in the clear on a network
 
 
 def test_a_database_of_another_version_is_wrong(tmp_path: Path):
@@ -184,6 +185,20 @@ def test_a_destination_is_asked_only_when_wanted(tmp_path: Path, peer: int):
     assert found(config, ask_peers=True)["destination pacs"].detail.endswith("answers")
 
 
+WEB = "[[sender.destinations]]\nname = 'web'\nurl = 'http://someone:secret@127.0.0.1:{}/dicom-web'"
+
+
+def test_a_destination_of_dicomweb_is_told_by_its_address_and_without_a_password(tmp_path: Path):
+    told = found(configured(tmp_path, WEB.format(8042)))["destination web"].detail
+    assert told == "STOW-RS to http://127.0.0.1:8042/dicom-web; --echo asks whether it is there"
+
+
+def test_papers_of_a_destination_that_can_not_be_read_are_wrong(tmp_path: Path, peer: int):
+    config = configured(tmp_path, DESTINATION.format(peer) + "\ntls_authorities = 'nowhere.pem'")
+    check = found(config, ask_peers=True)["destination pacs"]
+    assert (check.state, "can't be used" in check.detail) == (State.WRONG, True)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom leaves its socket open
 def test_a_destination_that_does_not_answer_is_wrong(tmp_path: Path):
     with socket.socket() as door:
@@ -192,6 +207,7 @@ def test_a_destination_that_does_not_answer_is_wrong(tmp_path: Path):
     config = configured(tmp_path, DESTINATION.format(port))
     check = found(config, ask_peers=True)["destination pacs"]
     assert check.state is State.WRONG
+    assert check.detail.startswith(f"C-STORE to PACS at 127.0.0.1, port {port}: ")
     assert "can't be reached" in check.detail
 
 
@@ -201,3 +217,11 @@ def test_the_command_says_no_when_something_is_wrong(tmp_path: Path):
     told = CliRunner().invoke(cli.app, ["doctor", "--config", str(tmp_path / "node.toml")])
     assert told.exit_code == 1
     assert "must hold exactly one package" in " ".join(told.output.split())
+
+
+@pytest.mark.usefixtures("logs_as_before")
+def test_a_warning_is_shown_and_does_not_say_no(tmp_path: Path):
+    (tmp_path / "node.toml").write_text("[receiver]\nport = 0\nhost = '0.0.0.0'")
+    told = CliRunner().invoke(cli.app, ["doctor", "--config", str(tmp_path / "node.toml")])
+    assert told.exit_code == 0
+    assert re.search(r"^warn +allowed networks +none are given", told.output, re.MULTILINE)
