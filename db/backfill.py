@@ -20,19 +20,13 @@ from db.schema import (
     BackfillState,
     FetchState,
     PartState,
-    StudyState,
     backfill,
     backfill_part,
     backfill_series,
-    job,
-    study,
 )
-from db.schema import JobState as Job
 from engine.records import Reason
 
 LONGEST_BACK_OFF_S = 6 * 3600.0  # our choice
-ALIVE_S = 120.0  # our choice: a process that gave no sign for so long is gone
-RATE_OVER_S = 900.0  # our choice: the rate is of what ended in so many seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +70,6 @@ class Fetched:
     size_bytes: int  # that came over the network in this attempt
     seconds: float
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillLine:
-    """How an order stands, for people."""
-
-    id: int
-    archive: str
-    said: str
-    state: BackfillState
-    is_running: bool  # a process gave a sign lately
-    detail: str
-    parts: dict[str, int]  # by state
-    series: dict[str, int]  # by state
-    skipped: dict[str, int]  # by reason
-    dead: dict[str, int]  # by detail
-    instances: int
-    size_bytes: int
-    series_per_hour: float | None  # None: nothing ended lately
-    seconds_left: float | None  # for what is known by now, at that rate
 
 
 def open_run(connection: sa.Connection, key: str, archive: str, said: str) -> Run:
@@ -297,106 +271,6 @@ def retry(connection: sa.Connection, run_id: int) -> int:
     if again:
         connection.execute(sa.update(backfill).where(backfill.c.id == run_id).values(state=BackfillState.OPEN))
     return again
-
-
-def is_being_fetched(study_instance_uid: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Whether a backfill that is alive has begun to fetch a series of a study, and is not through with it."""
-    begun = (backfill_series.c.state == FetchState.FETCHING) | (
-        (backfill_series.c.state == FetchState.WAITING) & (backfill_series.c.attempts > 0)
-    )
-    alive = (backfill.c.state == BackfillState.OPEN) & (backfill.c.seen_at > utc_now(-ALIVE_S))
-    return sa.exists().where(
-        backfill_series.c.study_instance_uid == study_instance_uid,
-        backfill.c.id == backfill_series.c.backfill_id,
-        begun,
-        alive,
-    )
-
-
-def is_backfilled(connection: sa.Connection, series_instance_uid: str) -> bool:
-    """Whether a series came, or will come, by a backfill."""
-    query = sa.select(backfill_series.c.id).where(
-        backfill_series.c.series_instance_uid == series_instance_uid, backfill_series.c.state != FetchState.SKIPPED
-    )
-    return connection.execute(query.limit(1)).first() is not None
-
-
-def is_live(connection: sa.Connection, within_s: float) -> bool:
-    """Whether something came within so many seconds that no backfill had asked for."""
-    ours = sa.exists().where(
-        backfill_series.c.study_instance_uid == study.c.study_instance_uid,
-        backfill_series.c.state != FetchState.SKIPPED,
-    )
-    query = sa.select(study.c.id).where(
-        study.c.state == word(StudyState.RECEIVING), study.c.last_received_at > utc_now(-within_s), ~ours
-    )
-    return connection.execute(query.limit(1)).first() is not None
-
-
-def count_unread(connection: sa.Connection) -> int:
-    """Series that wait to be analysed."""
-    query = sa.select(sa.func.count()).select_from(job).where(job.c.state == word(Job.READY))
-    return connection.execute(query).scalar_one()
-
-
-def backfills(connection: sa.Connection, with_done: bool = True) -> tuple[BackfillLine, ...]:
-    """How every order stands, the oldest first."""
-    query = sa.select(backfill, (backfill.c.seen_at > utc_now(-ALIVE_S)).label("is_alive")).order_by(backfill.c.id)
-    if not with_done:
-        query = query.where(backfill.c.state != BackfillState.DONE)
-    return tuple(_line(connection, row) for row in connection.execute(query).all())
-
-
-def _line(connection: sa.Connection, row: Any) -> BackfillLine:
-    mine = backfill_series.c.backfill_id == row.id
-    series_by = _by(connection, backfill_series.c.state, mine)
-    instances, size_bytes = connection.execute(
-        sa.select(sa.func.sum(backfill_series.c.received), sa.func.sum(backfill_series.c.size_bytes)).where(mine)
-    ).one()
-    rate = _rate(connection, mine)
-    left = series_by.get(FetchState.WAITING, 0) + series_by.get(FetchState.FETCHING, 0)
-    return BackfillLine(
-        id=row.id,
-        archive=row.archive,
-        said=row.said,
-        state=row.state,
-        is_running=row.state is not BackfillState.DONE and bool(row.is_alive) and row.detail != STOPPED,
-        detail=row.detail,
-        parts=_by(connection, backfill_part.c.state, backfill_part.c.backfill_id == row.id),
-        series=series_by,
-        skipped=_by(connection, backfill_series.c.reason, mine, backfill_series.c.state == FetchState.SKIPPED),
-        dead=_by(connection, backfill_series.c.detail, mine, backfill_series.c.state == FetchState.DEAD),
-        instances=int(instances or 0),
-        size_bytes=int(size_bytes or 0),
-        series_per_hour=rate,
-        seconds_left=None if rate is None else left * 3600.0 / rate,
-    )
-
-
-STOPPED = "stopped; the same order goes on"
-
-
-def _rate(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> float | None:
-    """Series an hour, of those that ended lately, from the first of them until now."""
-    ended = (backfill_series.c.state == FetchState.DONE) & (backfill_series.c.ended_at > utc_now(-RATE_OVER_S))
-    count, first, now = connection.execute(
-        sa.select(
-            sa.func.count(),
-            sa.func.min(backfill_series.c.ended_at, type_=backfill_series.c.ended_at.type),
-            utc_now(),
-        ).where(mine, ended)
-    ).one()
-    if count < 2:
-        return None
-    span_s: float = (now - first).total_seconds()
-    return float((count - 1) * 3600.0 / max(span_s, 1e-3))
-
-
-def _by(
-    connection: sa.Connection, column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]
-) -> dict[str, int]:
-    rows = connection.execute(sa.select(column, sa.func.count()).where(*conditions).group_by(column).order_by(column))
-    return {str(value) if value else "not asked for": count for value, count in rows}
 
 
 def _part(connection: sa.Connection, run_id: int, key: str, state: PartState, **said: Any) -> int:

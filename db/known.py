@@ -2,7 +2,7 @@
 What is known about the identifiers of a batch of arrivals, and whether one contradicts it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -19,6 +19,14 @@ class Arrival(NamedTuple):
     path: str
     size_bytes: int
     sha256: str  # hexadecimal, of the file
+
+
+def size_bytes(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> int:
+    """What the registered of some instances take."""
+    query = sa.select(instance.c.size_bytes)
+    return sum(
+        row.size_bytes for row in rows_where_in(connection, query, instance.c.sop_instance_uid, sop_instance_uids)
+    )
 
 
 class Known:

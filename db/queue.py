@@ -13,9 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.backfill import is_backfilled
 from db.columns import utc_now, word
 from db.events import tell
+from db.live import is_backfilled
 from db.schema import Change, JobState, SeriesState, instance, job, result, screening, series
 from db.series import SeriesRow, has_forgotten, lock_series, obsolete_jobs, place, read_series, set_aside
 from engine.records import Program, Reason, SeriesRef

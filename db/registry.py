@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from db.backfill import is_being_fetched
 from db.columns import utc_now, word
 from db.connection import Purpose, exclusive, insert_into, rows_where_in
 from db.events import tell
 from db.known import Arrival as Arrival
 from db.known import Known
+from db.live import is_being_fetched
 from db.queue import enqueue
 from db.schema import (
     Change,

@@ -13,16 +13,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from db import backfill
-from db.backfill import BackfillLine
+from db import backfill, progress
+from db.progress import BackfillLine
 from db.schema import BackfillState
 from dicom_node import console, node
 from dicom_node.backfill.estimate import Estimate, estimate
 from dicom_node.backfill.order import Order, archive_source, read_csv
 from dicom_node.backfill.source import Source
 from dicom_node.config import NodeConfig, site_key
-from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
-from engine.errors import BadOption
+from dicom_node.invocation import AsJson, ConfigFile, configured, known_database, node_process, remembered
+from engine.errors import BadOption, DeploymentError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -83,7 +83,7 @@ def list_(context: typer.Context, config: ConfigFile = None, as_json: AsJson = F
     """Show all orders: what they are of, how far they are, how fast they go on."""
     _, options = configured(context, config)
     with remembered(options) as database, database.read() as connection:
-        lines = backfill.backfills(connection)
+        lines = progress.backfills(connection)
     if as_json:
         import json
 
@@ -122,8 +122,9 @@ def _set_state(context: typer.Context, number: int, state: BackfillState, config
 
 def _go(options: NodeConfig, make_source: Callable[[bytes], Source], dry_run: bool) -> None:
     if dry_run:
+        source = make_source(site_key(options))
         with _counting() as told:
-            found = estimate(make_source(site_key(options)), options.backfill, told)
+            found = estimate(source, options.backfill, told, _measured(options, source))
         Console().print(console.estimate_table(found))
         return
     with _progress() as shown:
@@ -132,6 +133,15 @@ def _go(options: NodeConfig, make_source: Callable[[bytes], Source], dry_run: bo
         typer.echo("done; 'trabecula backfill list' tells what came of it")
     else:
         typer.echo("stopped; the same command goes on where it was")
+
+
+def _measured(options: NodeConfig, source: Source) -> float | None:
+    """How fast series came from an archive before; None: there is no database that knows."""
+    try:
+        with known_database(options) as database, database.read() as connection:
+            return progress.measured_rate(connection, source.name)
+    except DeploymentError:
+        return None
 
 
 def _day(text: str) -> date | None:

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
-from db import backfill, outbox, overview, queue
+from db import outbox, overview, progress, queue
 from db.connection import Database
 from dicom_node import backfill_commands, console, doctor, folder, node
 from dicom_node.config import NodeConfig, site_key
@@ -296,9 +296,9 @@ def _say(line: str) -> None:
 
 def _status(
     database: Database, config: NodeConfig
-) -> tuple[overview.Counts, dict[str, int | None], tuple[backfill.BackfillLine, ...]]:
+) -> tuple[overview.Counts, dict[str, int | None], tuple[progress.BackfillLine, ...]]:
     with database.read() as connection:
-        counts, backfills = overview.counts(connection), backfill.backfills(connection, with_done=False)
+        counts, backfills = overview.counts(connection), progress.backfills(connection, with_done=False)
     try:
         disk = os.statvfs(config.spool.folder)
         free: int | None = disk.f_bavail * disk.f_frsize

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from db.backfill import BackfillLine
 from db.overview import Counts, ResultLine, SeriesExplained, StudyExplained
+from db.progress import BackfillLine
 from dicom_node.backfill.estimate import Estimate
 from dicom_node.doctor import Check, State
 
@@ -91,7 +91,9 @@ def estimate_table(found: Estimate) -> Table:
     table.add_row("series wanted", f"at most {found.wanted:,}, {found.instances:,} instances")
     table.add_row("series not wanted", f"{found.not_wanted.total():,}{f' ({skipped})' if skipped else ''}")
     table.add_row("size", f"about {_mib(found.size_bytes)}, uncompressed")
-    table.add_row("time", f"about {_duration(found.seconds)} at {found.associations} associations, pauses not counted")
+    source = "as measured here before" if found.measured else "assumed, as nothing was fetched from there yet"
+    rate = f"{found.slices_a_second:,.3g} slices a second over each of {found.associations} associations, {source}"
+    table.add_row("time", f"about {_duration(found.seconds)}, pauses not counted; at {rate}")
     return table
 
 

@@ -42,8 +42,15 @@ def node_process(
 
 @contextmanager
 def remembered(config: NodeConfig) -> Iterator[Database]:
-    """The database of a node that ran already; looking at none must not make one."""
+    """The database of a node that ran already, for a command that only looks: with its own quiet logs."""
     configure_logs(LogOptions(level="ERROR"))
+    with known_database(config) as database:
+        yield database
+
+
+@contextmanager
+def known_database(config: NodeConfig) -> Iterator[Database]:
+    """The database of a node that ran already; looking at none must not make one."""
     scheme, _, file = config.database.url.partition(":///")
     if scheme.startswith("sqlite") and not Path(file).is_file():
         raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")

@@ -14,8 +14,8 @@ SLICE_BYTES = 512 * 512 * 2 + 1024
 """Of a usual CT slice, uncompressed, and its header. An archive that sends compressed images sends about half."""
 
 SLICES_A_SECOND = 20.0
-"""Over one association, where nothing was measured. Our choice: what a PACS with default settings (Nagle's algorithm,
-one answer an image) reaches on a local network; many are faster."""
+"""Over one association, where no series of the archive was measured. Our choice: what a PACS with
+default settings (Nagle's algorithm, one answer an image) reaches on a local network; many are faster."""
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Estimate:
     slices: int = 0  # of these: more, where one instance holds many
     not_wanted: Counter[str] = field(default_factory=Counter)  # series, by reason
     associations: int = 1
+    measured: float | None = None  # slices a second over one association, from this archive before
 
     @property
     def size_bytes(self) -> int:
@@ -38,19 +39,32 @@ class Estimate:
         return self.slices * SLICE_BYTES
 
     @property
+    def slices_a_second(self) -> float:
+        """Over one association."""
+        return self.measured or SLICES_A_SECOND
+
+    @property
     def seconds(self) -> float:
         """That it would take, windows and pauses not counted."""
-        return self.slices / (SLICES_A_SECOND * self.associations)
+        return self.slices / (self.slices_a_second * self.associations)
 
 
-def estimate(source: Source, options: BackfillOptions, told: Callable[[Estimate], None] = lambda _: None) -> Estimate:
+def estimate(
+    source: Source,
+    options: BackfillOptions,
+    told: Callable[[Estimate], None] = lambda _: None,
+    measured: float | None = None,
+) -> Estimate:
     """Search every part of an order and count. A part that can't be searched is counted as such.
+
+    Args:
+        measured: slices a second over one association, as `db.progress.measured_rate` knows it; None: it does not.
 
     Raises:
         PeerError: not one part could be searched.
     """
     parts = list(source.parts())
-    found = Estimate(parts=len(parts), associations=options.associations)
+    found = Estimate(parts=len(parts), associations=options.associations, measured=measured)
     for part in parts:
         try:
             findings = source.search(part, thoroughly=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from db import backfill
 from db.backfill import ClaimedSeries, Fetched
 from db.connection import Database
+from db.known import size_bytes
 from db.registry import Arrival, here_or_finished, known_instances, record_refusal, register_instances
 from dicom_node.backfill.options import BackfillOptions
 from dicom_node.backfill.pace import Pace
@@ -30,15 +31,12 @@ class _Attempt:
     claimed: ClaimedSeries
     began: float = field(default_factory=time.monotonic)
     uids: list[str] = field(default_factory=list)  # that the archive lists
+    asked: list[str] = field(default_factory=list)  # of these, what was missing when it began
     arrivals: dict[str, Arrival] = field(default_factory=dict)
     refusals: dict[str, UnreadableInstance] = field(default_factory=dict)
     full: StorageFull | None = None
     trouble: str = ""
     is_away: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(arrival.size_bytes for arrival in self.arrivals.values())
 
 
 class Fetcher:
@@ -97,6 +95,7 @@ class Fetcher:
         claimed = attempt.claimed
         for again in range(1 + self._options.immediate_retries):
             left = self._left(attempt)
+            attempt.asked = attempt.asked or left
             if not left or self._leave.wait(FIRST_PAUSE_S * 2 ** (again - 1) if again else 0):
                 return
             try:
@@ -179,7 +178,8 @@ class Fetcher:
             seconds = time.monotonic() - attempt.began
             is_whole = bool(attempt.uids) and not gone
             detail = (f"{len(refused)} refused" if refused else "") if is_whole else _what_is_wrong(attempt, gone)
-            fetched = Fetched(len(attempt.uids), len(here), attempt.size_bytes, seconds, detail)
+            came = size_bytes(connection, here.intersection(attempt.asked))
+            fetched = Fetched(len(attempt.uids), len(here), came, seconds, detail)
             was_put_off = self._leave.is_set() or attempt.is_away or attempt.full is not None
             if is_whole:
                 backfill.series_done(connection, claimed, fetched)
@@ -190,7 +190,7 @@ class Fetcher:
                 log.warning("series %s: %s; it is %s", claimed.series_instance_uid, detail, state)
         put_aside(list(zip(arrivals.values(), registrations, strict=True)), self._spool)
         if is_whole:
-            self._pace.fetched(seconds, len(attempt.arrivals))
+            self._pace.fetched(seconds, len(attempt.asked))
         elif not was_put_off:
             self._pace.failed(FIRST_PAUSE_S)
 

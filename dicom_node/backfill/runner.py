@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from db import backfill
-from db.backfill import BackfillLine
+from db import backfill, live, progress
 from db.connection import Database
+from db.progress import BackfillLine
 from db.registry import record_refusal
 from db.schema import BackfillState
 from dicom_node.backfill.fetch import Fetcher
@@ -97,7 +97,7 @@ class Backfill:
                 finally:
                     self._stop.set()
                     fetcher.stop()
-            self._say(run.id, "" if state is BackfillState.DONE else backfill.STOPPED)
+            self._say(run.id, "" if state is BackfillState.DONE else progress.STOPPED)
         return state
 
     def _work(self, run_id: int, fetcher: Fetcher, pool: ThreadPoolExecutor) -> BackfillState:
@@ -136,9 +136,9 @@ class Backfill:
             why = f"the archive is away or slow; next attempt in {self._pace.pause_s:.0f} s"
         else:
             with self._database.read() as connection:
-                if options.live_pause_s and backfill.is_live(connection, options.live_pause_s):
+                if options.live_pause_s and live.is_live(connection, options.live_pause_s):
                     why = "waits while series come by themselves"
-                elif backfill.count_unread(connection) >= options.most_unread:
+                elif live.count_unread(connection) >= options.most_unread:
                     why = "waits for the analysis"
         if self._say(run_id, why or "fetching") is BackfillState.PAUSED:
             return "paused by a person"
@@ -153,7 +153,7 @@ class Backfill:
         self._told_at = now
         with self._database.begin() as connection:
             told = backfill.tell_state(connection, run_id, detail, state)
-            lines = {line.id: line for line in backfill.backfills(connection)}
+            lines = {line.id: line for line in progress.backfills(connection)}
         self._told(lines[run_id])
         return told
 

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from db import backfill, schema
+from db import backfill, live, progress, schema
 from db.backfill import Fetched, FoundSeries
 from db.connection import Database
 from db.queue import AFTER_LIVE
@@ -104,7 +104,7 @@ def test_how_an_order_stands_is_told_with_its_rate(database):
         with database.begin() as connection:
             backfill.series_done(connection, backfill.claim_series(connection, run), ALL)
     with database.read() as connection:
-        (line,) = backfill.backfills(connection)
+        (line,) = progress.backfills(connection)
     assert line.is_running
     assert line.series == {"done": 2, "skipped": 1, "waiting": 3}
     assert line.skipped == {"not_ct": 1}
@@ -128,7 +128,7 @@ def test_a_study_that_is_being_fetched_is_not_closed_before(database, phantoms):
 def test_what_comes_by_itself_goes_first(database, phantoms):
     ordered(database, found(1))
     with database.read() as connection:
-        assert not backfill.is_live(connection, 60.0)
+        assert not live.is_live(connection, 60.0)
     phantoms.waiting(database, studies=2)  # study 1 was ordered, study 2 comes by itself
     with database.read() as connection:
         priorities = list(connection.execute(sa.select(schema.job.c.priority)).scalars())
@@ -136,6 +136,24 @@ def test_what_comes_by_itself_goes_first(database, phantoms):
     assert phantoms.claim(database)[0].series.study_instance_uid == "1.2.2"
     phantoms.arrive(database, *phantoms.series(3))
     with database.read() as connection:
-        assert backfill.is_live(connection, 60.0)
-        assert not backfill.is_live(connection, -1.0)
-        assert backfill.count_unread(connection) == 1
+        assert live.is_live(connection, 60.0)
+        assert not live.is_live(connection, -1.0)
+        assert live.count_unread(connection) == 1
+
+
+def test_the_rate_of_an_archive_is_of_what_came_from_it_and_of_nothing_else(database):
+    run = ordered(database, *(found(n) for n in range(1, 6)))
+    with database.read() as connection:
+        assert progress.measured_rate(connection, "pacs") is None
+    outcomes = [
+        Fetched(100, 100, 50_000_000, 4.0),
+        Fetched(300, 300, 150_000_000, 4.0),
+        Fetched(500, 500, 0, 0.1),  # was here already
+        Fetched(1, 1, 900_000_000, 60.0),  # one large instance
+    ]
+    with database.begin() as connection:
+        for outcome in outcomes:
+            backfill.series_done(connection, backfill.claim_series(connection, run), outcome)
+        backfill.series_failed(connection, backfill.claim_series(connection, run), Fetched(90, 80, 1, 1.0), 1, 0.0)
+        assert progress.measured_rate(connection, "pacs") == 50.0
+        assert progress.measured_rate(connection, "another") is None

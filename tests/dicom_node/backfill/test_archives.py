@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from db.progress import backfills, measured_rate
 from db.schema import BackfillState
 from dicom_node.backfill.estimate import estimate
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
@@ -82,6 +83,10 @@ def test_orthanc_by_c_move_to_our_front_door(memory: Memory, full_orthanc: Ortha
         full_orthanc.knows("TRABECULA", port)
         assert read(memory, source(of(full_orthanc, Retrieve.MOVE))) is BackfillState.DONE
     whole(memory)
+    with memory.database.read() as connection:  # what came to the front door counts as what comes to us
+        (line,) = backfills(connection)
+        assert line.size_bytes > 3 * SLICES * 512
+        assert measured_rate(connection, "orthanc") is not None
 
 
 def test_orthanc_by_dicomweb(memory: Memory, full_orthanc: Orthanc):

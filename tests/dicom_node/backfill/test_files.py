@@ -217,7 +217,12 @@ def test_by_the_command_line_it_is_told_how_far_an_order_is(
 
     counted = told("backfill", "folder", str(three_studies.folder), "--dry-run")
     assert "at most 3, 36 instances" in counted
+    assert "20 slices a second over each of 2 associations, assumed, as nothing" in " ".join(counted.split())
+    assert not (tmp_path / "trabecula.db").exists()
     assert "done" in told("backfill", "folder", str(three_studies.folder))
+    counted = " ".join(told("backfill", "folder", str(three_studies.folder), "--dry-run").split())
+    assert "associations, as measured here before" in counted
+    assert "20 slices" not in counted
     (line,) = json.loads(told("backfill", "list", "--json"))
     assert (line["archive"], line["state"], line["series"]) == ("files", "done", {"done": 3, "skipped": 6})
     assert "skipped: 3 better_series, 3 not_ct" in " ".join(told("backfill", "list").split())

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pydicom.uid import CTImageStorage
 
 from db import schema
-from db.backfill import BackfillLine
+from db.progress import BackfillLine
 from db.schema import BackfillState
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.backfill.order import Order, archive_source
