@@ -51,6 +51,8 @@ sa.Index(
     **where(population.c.is_latest),
 )
 
+LOW = sa.literal_column(f"is_latest AND finding = '{BoneFinding.OSTEOPOROSIS}'", sa.Boolean)
+
 sa.Index(
     "ix_population_groups",
     population.c.program,
@@ -60,11 +62,11 @@ sa.Index(
     population.c.finding,
     **where(population.c.is_latest),
 )
-sa.Index(
-    "ix_population_worklist",
-    population.c.volumetric_bmd,
-    **where(sa.literal_column(f"is_latest AND finding = '{BoneFinding.OSTEOPOROSIS}'", sa.Boolean)),
-)
+sa.Index("ix_population_worklist", population.c.volumetric_bmd, **where(LOW))
+
+# For who reads a view whole: SQLite would go by the indexes above, and so from row to row at random
+sa.Index("ix_population_current", population.c.result_id, **where(population.c.is_latest))
+sa.Index("ix_population_low", population.c.result_id, **where(LOW))
 
 sa.Index(
     "ix_population_drift",

@@ -210,7 +210,7 @@ def test_a_change_is_judged_by_what_repeats_here(database, examine):
     ]
 
 
-def test_only_the_drift_of_scanners_is_read_in_the_order_of_its_index(database):
+def test_views_are_read_in_the_order_of_rows_and_only_the_drift_in_that_of_its_index(database):
     if database.dialect != "sqlite":
         pytest.skip("PostgreSQL weighs by its statistics; an empty database has none")
     with database.read() as connection:
@@ -218,7 +218,13 @@ def test_only_the_drift_of_scanners_is_read_in_the_order_of_its_index(database):
             name: str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN SELECT * FROM {name}").all())
             for name in views.definitions()
         }
-    assert {name for name, plan in plans.items() if "ix_population_drift" in plan} == {"scanner_drift"}
+
+    def read_by(index: str) -> set[str]:
+        return {name for name, plan in plans.items() if index in plan}
+
+    assert read_by("ix_population_drift") == {"scanner_drift"}
+    assert read_by("ix_population_current") == {"cohort", "longitudinal_change"}
+    assert read_by("ix_population_low") == {"worklist"}
 
 
 def test_a_measurement_tells_where_it_came_from(database, examine):
