@@ -92,6 +92,7 @@ def bodies(
     count: Annotated[int, typer.Argument(help="Scans, each of another unseen phantom.")] = 60,
     recipe: RecipeName = "spine", models: Models = PACKAGED_MODELS, threads: Threads = 0,
     folder: Annotated[Path, typer.Option(help="Where bodies.csv.gz and bodies.json go.")] = PREDICTIONS,
+    cache: Annotated[Path | None, typer.Option(help="Keeps the scans, for the next run.")] = None,
 ) -> None:  # fmt: skip
     """Segment and name whole scans of unseen phantoms; one row a true vertebral body."""
     from exporters.spine_predictions import write_predictions
@@ -104,7 +105,7 @@ def bodies(
             progress.update(task, completed=done, total=total)
 
         package = open_package(models / plan.name)
-        found = write_predictions(plan, package, folder, count, threads=threads, told=scanned)
+        found = write_predictions(plan, package, folder, count, threads=threads, cache=cache, told=scanned)
     for name, value in found.items():
         console.print(f"{name} {value}")
 

@@ -8,8 +8,10 @@ averaged here.
 
 import csv
 import gzip
+import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,7 +30,7 @@ from engine.volume import Geometry, Volume
 from exporters.reference.phantom_series import uid_from
 from exporters.reference.recipe import Recipe
 from exporters.reference.scanner import UNSEEN, UNSEEN_KERNEL, Scanner, scan, scanner
-from exporters.reference.spine_phantom import Raster, SpinePhantom, draw_phantom, field_of_view
+from exporters.reference.spine_phantom import SpinePhantom, draw_phantom, field_of_view
 
 FIRST_SEED = 950_000  # of the phantoms; trainings draw below 900 000, the card's figures from there
 WINGS_MM = 20.0  # of the sacrum below its upper endplate that must be in view for an anchor
@@ -106,9 +108,25 @@ def _view(rng: np.random.Generator, phantom: SpinePhantom, view: str, machine: S
     return Geometry((k + below, j, i), whole.spacing_mm, (x, y, z - below * whole.spacing_mm[0]), whole.direction)
 
 
-def predict(case: ScanCase, session: Session) -> list[BodyRow]:
-    """Scan, segment, name, and compare with the truth."""
+def kept_scan(case: ScanCase, cache: Path | None) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """HU, and the truth's bodies by number; from the cache where it is there: drawing takes longer than the rest."""
+    drawn = hashlib.sha256(repr((case.phantom.seed, case.machine, case.contrast, case.geometry)).encode()).hexdigest()
+    file = None if cache is None else cache / f"scan_{case.number:04}_{drawn[:8]}.npz"
+    if file is not None and file.exists():
+        kept = np.load(file)
+        return kept["hounsfield"], kept["bodies"]
     hounsfield, truth = scan(case.phantom, case.machine, case.geometry, seed=case.phantom.seed, contrast=case.contrast)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f".{os.getpid()}.{file.name}")
+        np.savez_compressed(aside, hounsfield=hounsfield, bodies=truth.bodies)
+        aside.rename(file)
+    return hounsfield, truth.bodies
+
+
+def predict(case: ScanCase, session: Session, cache: Path | None = None) -> list[BodyRow]:
+    """Scan, segment, name, and compare with the truth."""
+    hounsfield, truth = kept_scan(case, cache)
     uids = tuple(uid_from(f"{case.number} {k}") for k in range(case.geometry.shape[0]))
     volume = Volume(case.geometry, hounsfield, uid_from(str(case.number)), uids)
     try:
@@ -118,7 +136,9 @@ def predict(case: ScanCase, session: Session) -> list[BodyRow]:
     return compare(case, truth, named, None)
 
 
-def compare(case: ScanCase, truth: Raster, named: NamedVertebrae | None, reason: Reason | None) -> list[BodyRow]:
+def compare(
+    case: ScanCase, truth: NDArray[np.uint8], named: NamedVertebrae | None, reason: Reason | None
+) -> list[BodyRow]:
     """Rows of all true bodies in view."""
     phantom = case.phantom
     expected, anchored = expectations(phantom, case.geometry)
@@ -127,10 +147,10 @@ def compare(case: ScanCase, truth: Raster, named: NamedVertebrae | None, reason:
     withheld = next((flag.reason for flag in named.flags if flag.withholds), None) if named else reason
     rows = []
     for n, level in enumerate(phantom.levels, start=1):
-        body = truth.bodies == n
+        body = truth == n
         if not body.any():
             continue
-        which, dice = _best_segment(body, named.bodies.labels if named else np.zeros_like(truth.bodies), len(segments))
+        which, dice = _best_segment(body, named.bodies.labels if named else np.zeros_like(truth), len(segments))
         name = segments[which - 1] if which else None
         why = "" if name else str(withheld or (Reason.LEVEL_GAP if named else ""))
         told = phantom.findings.get(level, ())
@@ -183,24 +203,29 @@ def _best_segment(body: NDArray[np.bool_], labels: NDArray[np.uint8], count: int
     return which, 2.0 * int(overlap[which]) / (int(body.sum()) + int(np.count_nonzero(labels == which)))
 
 
-def predictions(recipe: Recipe, package: ModelPackage, count: int, threads: int = 1) -> Iterator[list[BodyRow]]:
+def predictions(
+    recipe: Recipe, package: ModelPackage, count: int, threads: int = 1, cache: Path | None = None
+) -> Iterator[list[BodyRow]]:
     """Rows of one scan after another."""
     with open_session(package, RuntimeOptions(threads=threads)) as session:
         for number in range(count):
-            yield predict(draw_scan(recipe, number), session)
+            yield predict(draw_scan(recipe, number), session, cache)
 
 
 def write_predictions(
     recipe: Recipe, package: ModelPackage, folder: Path, count: int, *, threads: int = 1,
-    told: Callable[[int, int], object] = lambda done, total: None,
+    cache: Path | None = None, told: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, float | int]:  # fmt: skip
     """Write `bodies.csv.gz` and `bodies.json` into a folder.
+
+    Args:
+        cache: folder that keeps the scans for the next run.
 
     Returns:
         the main figures, see `figures`.
     """
     rows: list[BodyRow] = []
-    for done, some in enumerate(predictions(recipe, package, count, threads), start=1):
+    for done, some in enumerate(predictions(recipe, package, count, threads, cache), start=1):
         rows += some
         told(done, count)
     folder.mkdir(parents=True, exist_ok=True)

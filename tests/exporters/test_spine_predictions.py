@@ -16,7 +16,16 @@ from exporters.reference.recipe import read_recipe
 from exporters.reference.scanner import UNSEEN, UNSEEN_KERNEL, scanner
 from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view, rasterise
 from exporters.reference.vertebra import TISSUES
-from exporters.spine_predictions import BodyRow, ScanCase, as_table, compare, draw_scan, expectations, figures
+from exporters.spine_predictions import (
+    BodyRow,
+    ScanCase,
+    as_table,
+    compare,
+    draw_scan,
+    expectations,
+    figures,
+    kept_scan,
+)
 
 L = VertebralLevel
 RECIPE = read_recipe(Path(__file__).parents[2] / "configs" / "models" / "spine.toml")
@@ -39,7 +48,7 @@ def truth(case):
 
 def test_a_perfect_segmentation_scores_one_and_has_the_right_names(case, truth):
     tissues = TissueMap(case.geometry, truth.labels, (truth.labels == 1).astype(np.float32), TISSUES)
-    rows = compare(case, truth, name_levels(tissues, case.geometry, LevelOptions()), None)
+    rows = compare(case, truth.bodies, name_levels(tissues, case.geometry, LevelOptions()), None)
     whole = [row for row in rows if row.whole]
     assert [row.level for row in whole] == [row.expected for row in whole] == [row.named for row in whole]
     assert {L.T12, L.L5} <= {VertebralLevel(row.level) for row in whole}
@@ -49,13 +58,13 @@ def test_a_perfect_segmentation_scores_one_and_has_the_right_names(case, truth):
 
 
 def test_a_scan_in_which_nothing_was_found_counts_as_not_named(case, truth):
-    rows = compare(case, truth, None, Reason.NO_VERTEBRA)
+    rows = compare(case, truth.bodies, None, Reason.NO_VERTEBRA)
     assert {(row.named, row.dice, row.reason) for row in rows} == {("", 0.0, str(Reason.NO_VERTEBRA))}
     assert figures(rows)["level_accuracy"] == 0.0
 
 
 def test_wrong_names_are_counted_and_told_from_missing_ones(case, truth):
-    rows = compare(case, truth, None, None)
+    rows = compare(case, truth.bodies, None, None)
     shifted = [replace(row, named="L2", whole=1, anchor=1, expected="L1") for row in rows[:2]]
     silent = [replace(row, whole=1, anchor=1, expected="L1") for row in rows[:2]]
     found = figures([*shifted, *silent])
@@ -91,8 +100,18 @@ def test_scans_are_the_same_again_and_half_of_them_on_machines_that_training_nev
 
 
 def test_rows_are_written_as_a_table_that_reads_back(case, truth):
-    rows = compare(case, truth, None, None)
+    rows = compare(case, truth.bodies, None, None)
     read = list(csv.DictReader(io.StringIO(gzip.decompress(as_table(rows)).decode())))
     assert [row["level"] for row in read] == [row.level for row in rows]
     assert list(read[0]) == list(BodyRow.__slots__)
     assert as_table(rows) == as_table(rows)
+
+
+def test_a_kept_scan_is_the_scan(case, tmp_path):
+    small = replace(case, geometry=case.geometry.box((slice(40, 44), slice(30, 50), slice(30, 50))))
+    drawn, kept = kept_scan(small, tmp_path), kept_scan(small, tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, kept, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, kept_scan(small, None), strict=True))
+    kept_scan(replace(small, contrast="venous"), tmp_path)
+    assert len({*tmp_path.iterdir()} - {file}) == 1
