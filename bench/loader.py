@@ -30,6 +30,7 @@ from pydicom.pixels.encoders import RLELosslessEncoder
 
 from bench.report import RESULTS, keep, show, spread
 from engine.loading.headers import read_header
+from engine.loading.isolation import Decoders, IsolationOptions
 from engine.loading.load import LoadingOptions, load
 from engine.records import SeriesRef
 from engine.resampling import canonical_grid, resample
@@ -178,14 +179,15 @@ def measure_loading(name: str, count: int, rounds: int) -> tuple[dict[str, objec
     paths = write(name, count)
     series = series_at(paths)
     ordered = [instance.path for instance in series.instances]
-    volume = load(series, LoadingOptions())
-    check_same(volume, by_pydicom(paths), by_simpleitk(ordered))
-    ways: dict[str, Callable[[], object]] = {
-        "engine": lambda: load(series, LoadingOptions()),
-        "pydicom": lambda: by_pydicom(paths),
-        "simpleitk": lambda: by_simpleitk(ordered),
-    }
-    seconds = in_turn(ways, rounds)
+    with Decoders(IsolationOptions()) as decoders:
+        volume = load(series, LoadingOptions(), decoders)
+        check_same(volume, by_pydicom(paths), by_simpleitk(ordered))
+        ways: dict[str, Callable[[], object]] = {
+            "engine": lambda: load(series, LoadingOptions(), decoders),
+            "pydicom": lambda: by_pydicom(paths),
+            "simpleitk": lambda: by_simpleitk(ordered),
+        }
+        seconds = in_turn(ways, rounds)
     by = {other: ratio(seconds[other], seconds["engine"]) for other in ("pydicom", "simpleitk")}
     figures: dict[str, object] = {f"ratio_{other}_{name}": value for other, value in by.items()}
     figures |= {f"seconds_{way}_{name}": spread(values) for way, values in seconds.items()}

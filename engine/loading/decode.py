@@ -98,6 +98,11 @@ def decode_raw(stream: bytes, form: PixelFormat) -> Raw:
         raise unreadable(f"the decoder gave up with {type(bad).__name__}") from bad
 
 
+def warm() -> None:
+    """Load all decoders' libraries, which otherwise happens at the first stream of each."""
+    from imagecodecs import dicomrle_decode, jpeg2k_decode, jpeg8_decode, jpegls_decode  # noqa: F401
+
+
 def decode(stream: bytes, form: PixelFormat) -> Stored:
     """The stored values of one frame's stream; raises as `unpack`, and what decoders raise."""
     return _stored_values(*DECODERS[form.transfer_syntax_uid](stream, form), form)

@@ -90,7 +90,7 @@ class Frames:
             if not self._parts:
                 self._parts = _frames(file, size_bytes, self.form)
         parts = self._parts[n]
-        if sum(length for _, length in parts) > self.form.size_bytes * _EXPANSION + _SPARE:
+        if sum(length for _, length in parts) > longest(self.form.size_bytes):
             raise unreadable("the stream is longer than any coder makes it")
         data = []
         for offset, length in parts:
@@ -108,6 +108,11 @@ class Frames:
             if form.frames > 1:
                 self._inflated = data
         return BytesIO(data), len(data)
+
+
+def longest(size_bytes: int) -> int:
+    """Bytes that the code stream of a frame of so many bytes may have."""
+    return size_bytes * _EXPANSION + _SPARE
 
 
 def pixel_format(elements: Elements) -> PixelFormat:

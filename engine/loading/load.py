@@ -7,8 +7,9 @@ each straight into its place. A slice is an image, or a frame of an enhanced mul
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,19 +19,20 @@ from numpy.typing import NDArray
 
 from engine.errors import IncompleteSeries, SeriesError, UndecodableSeries, UnsupportedSeries
 from engine.loading.buffers import volume_memory
-from engine.loading.decode import Raw, pixel_format, unpack
+from engine.loading.decode import Raw, pixel_format
 from engine.loading.device_decode import DeviceDecoder, DeviceOptions, unpack_many
 from engine.loading.elements import Elements, read_elements
 from engine.loading.frames import Frames
 from engine.loading.headers import frame_of_reference
 from engine.loading.hounsfield import Rescale, rescale_of, to_hounsfield
+from engine.loading.isolation import MOST_FRAMES, Decoders, IsolationOptions
 from engine.loading.slices import Plane, SliceOptions, Stack, stack
 from engine.loading.tags import Tag
 from engine.records import InstanceRef, Reason, SeriesRef
 from engine.selection import CT_IMAGE, MULTIFRAME_CT
 from engine.volume import Volume
 
-_SLICES_A_TASK = 8  # our choice: a task a slice costs more than the cheap decoders
+_SLICES_A_TASK = MOST_FRAMES  # our choice: a task a slice costs more than the cheap decoders
 _SLICES_A_BATCH = 32  # for a device; our choice: enough to fill it, two a thread cost little memory
 
 
@@ -50,6 +52,7 @@ class LoadingOptions:
     threads: int = 0  # that decode; 0: as many as this process has cores, at most 8
     decoder: Decoder = Decoder.CPU
     device: DeviceOptions = field(default_factory=DeviceOptions)  # where nvImageCodec decodes
+    isolation: IsolationOptions = field(default_factory=IsolationOptions)  # of the CPU's decoders
     slices: SliceOptions = field(default_factory=SliceOptions)
 
     def __post_init__(self) -> None:
@@ -69,10 +72,14 @@ class _Slice:
     rescale: Rescale
 
 
-def load(series: SeriesRef, options: LoadingOptions) -> Volume:
+def load(series: SeriesRef, options: LoadingOptions, decoders: Decoders | None = None) -> Volume:
     """Read a series.
 
     Localizers and captures that share its UID are left out. Copies of a slice count once.
+
+    Args:
+        decoders: processes that decode, as the options want it; None: they are started for this series alone, which
+            takes half a second where any are needed.
 
     Returns:
         HU between -1024 and 32767; k grows along the slice normal.
@@ -88,7 +95,8 @@ def load(series: SeriesRef, options: LoadingOptions) -> Volume:
     k, j, i = found.geometry.shape
     if k * j * i > options.max_voxels:
         raise UndecodableSeries(Reason.IMAGE_TOO_LARGE, f"{k} x {j} x {i} voxels, at most {options.max_voxels}")
-    hounsfield = _decode_all(slices, found, options)
+    with nullcontext(decoders) if decoders else Decoders(options.isolation) as those:
+        hounsfield = _decode_all(slices, found, options, those)
     firsts = [slices[place[0]] for place in found.places]
     return Volume(
         found.geometry,
@@ -182,7 +190,9 @@ def _slice(instance: InstanceRef, elements: Elements, frames: Frames, number: in
     return _Slice(instance.sop_instance_uid, frames, number, plane, rescale_of(elements))
 
 
-def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions) -> NDArray[np.int16]:
+def _decode_all(
+    slices: Sequence[_Slice], found: Stack, options: LoadingOptions, decoders: Decoders
+) -> NDArray[np.int16]:
     """(K, J, I) HU."""
     hounsfield = volume_memory(found.geometry.shape)
     threads = options.threads or min(8, len(os.sched_getaffinity(0)))
@@ -192,15 +202,16 @@ def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions)
 
     def decode_some(start: int) -> None:
         places = [[slices[n] for n in place] for place in found.places[start : start + size]]
-        wanted = [(place[0].frames, place[0].number) for place in places]
-        if options.decoder is Decoder.CPU:
-            raws: Iterable[Raw] = (unpack(*one) for one in wanted)
-        else:
+        wanted = [(one.frames, one.number) for place in places for one in place]
+        if options.decoder is not Decoder.CPU:
             if not hasattr(own, "decoder"):
                 own.decoder = DeviceDecoder(options.device)
-            raws = unpack_many(own.decoder, wanted)
-        for place, raw, out in zip(places, raws, hounsfield[start : start + size], strict=True):
-            _finish(place, raw, out)
+            raws = iter(unpack_many(own.decoder, wanted))
+        else:
+            raws = decoders.unpack(wanted)
+        for place, out in zip(places, hounsfield[start : start + size], strict=True):
+            _finish(place, raws, out)
+        next(raws, None)  # the end: what decoded is free again
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
@@ -212,13 +223,13 @@ def _decode_all(slices: Sequence[_Slice], found: Stack, options: LoadingOptions)
     return hounsfield
 
 
-def _finish(copies: Sequence[_Slice], raw: Raw, out: NDArray[np.int16]) -> None:
+def _finish(copies: Sequence[_Slice], raws: Iterator[Raw], out: NDArray[np.int16]) -> None:
     """Rescale what lies at one place; more than one image there must be the same image."""
     first, *others = copies
-    _rescale(first, raw, out)
+    _rescale(first, next(raws), out)
     for other in others:
         again = np.empty_like(out)
-        _rescale(other, unpack(other.frames, other.number), again)
+        _rescale(other, next(raws), again)
         if not np.array_equal(again, out):
             raise IncompleteSeries(Reason.SLICES_DUPLICATED, "different images lie at one position")
 

@@ -20,6 +20,7 @@ from engine.anatomy.posterior import whole_vertebrae
 from engine.anatomy.sagittal import cut_vertebrae
 from engine.anatomy.trabecular import trabecular_core
 from engine.errors import UnusableModel
+from engine.loading.isolation import Decoders
 from engine.loading.load import LoadingOptions, load
 from engine.measurement.attenuation import measure_attenuation
 from engine.measurement.calibration import CalibrationOptions
@@ -128,6 +129,7 @@ class VertebralProgram:
             sessions = {quantity: _optional(task, runtime, opened) for task, quantity in FROM_SIDE.items()}
             self._from_side = {quantity: one for quantity, one in sessions.items() if one}
             _check_optional(self._class, self._from_side)
+            self._decoders = opened.enter_context(Decoders(options.loading.isolation))
             self._opened = opened.pop_all()
 
     @property
@@ -187,7 +189,7 @@ class VertebralProgram:
         return Analysis(case.series, case.volume, case.named.bodies, case.cores, self._result(case))
 
     def _load(self, case: VertebralCase) -> None:
-        case.volume = load(case.series, self.options.loading)
+        case.volume = load(case.series, self.options.loading, self._decoders)
 
     def _segment(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
         manifest, options = self._spine.manifest, self.options.segmentation

@@ -2,9 +2,14 @@
 
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
+from imagecodecs import jpegls_encode
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLSLossless
 
 from engine.batch import analyse_many
 from engine.errors import AnatomyNotFound, BadOption, UnusableModel
@@ -197,6 +202,27 @@ def test_a_batch_goes_on_after_a_series_without_vertebrae(program, coded, tmp_pa
         empty.study_instance_uid, empty.series_instance_uid, Program.VERTEBRAL, Reason.NO_VERTEBRA, caught.value.message
     )
     assert isinstance(analysis, Analysis)
+
+
+def processes_of_ours() -> set[str]:
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+def test_a_coded_series_gives_the_same_numbers_from_processes_that_end_with_the_program(honest_models, coded, tmp_path):
+    plain = coded().write(tmp_path / "plain")
+    series = coded().write(tmp_path / "coded")
+    for path in (tmp_path / "coded").glob("*.dcm"):
+        dataset = dcmread(path)
+        dataset.PixelData = encapsulate([jpegls_encode(dataset.pixel_array.view(np.uint16))])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+        dataset.save_as(path, enforce_file_format=True)
+    before = processes_of_ours()
+    with VertebralProgram(VertebralOptions(), RuntimeOptions(models=str(honest_models))) as program:
+        expected, found = (program.analyse(one).result.measurements for one in (plain, series))
+        assert processes_of_ours() > before
+    assert found == expected
+    assert processes_of_ours() == before
 
 
 def test_an_answer_that_is_no_number_becomes_no_label_and_takes_no_other_series_along(failing_models, coded, tmp_path):
