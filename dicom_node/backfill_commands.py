@@ -58,7 +58,9 @@ def archive_(
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Instead of days: a column AccessionNumber or StudyInstanceUID."),
     ] = None,
-    modality: Annotated[str, typer.Option("--modality", help="Of the studies.")] = "CT",
+    modality: Annotated[
+        str | None, typer.Option("--modality", help="Of the studies. Without one: CT for days, any for a list.")
+    ] = None,
     description: Annotated[
         str,
         typer.Option(
@@ -74,7 +76,9 @@ def archive_(
     if name not in known:
         raise BadOption(f"there is no archive '{name}'; known are: {', '.join(known) or 'none'}")
     identifiers = None if csv is None else read_csv(csv)
-    order = Order(_day(since), _day(until) or _day(since), identifiers, modality, description)
+    usual = "CT" if csv is None else ""
+    wanted = usual if modality is None else modality
+    order = Order(_day(since), _day(until) or _day(since), identifiers, wanted, description)
     _go(options, lambda key: archive_source(known[name], order, options.backfill, key, options.selection), dry_run)
 
 

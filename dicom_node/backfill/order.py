@@ -35,7 +35,7 @@ class Order:
     since: date | None
     until: date | None
     identifiers: Identifiers | None
-    modality: str = "CT"
+    modality: str = "CT"  # of the studies; empty: any, so that each examination of a list ends in a reason
     description: str = ""  # pattern with * and ?
 
     def __post_init__(self) -> None:
@@ -52,7 +52,9 @@ class Order:
             what = f"a list of {len(self.identifiers.values)} by {self.identifiers.attribute}"
         else:
             what = f"{self.since} to {self.until}"
-        return f"{what}, {self.modality}" + (f", described as '{self.description}'" if self.description else "")
+        return f"{what}, {self.modality or 'any modality'}" + (
+            f", described as '{self.description}'" if self.description else ""
+        )
 
     @property
     def key(self) -> str:

@@ -109,7 +109,7 @@ class PacsSource:
         keys = {"StudyInstanceUID": "", "StudyDescription": "", "ModalitiesInStudy": modality}
         found: dict[str, str] = {}
         for answer in finder.find("STUDY", **(keys | {keyword: value})):
-            if modality in _values(answer, "ModalitiesInStudy", otherwise={modality}):
+            if not modality or modality in _values(answer, "ModalitiesInStudy", otherwise={modality}):
                 found |= dict.fromkeys(uids_of([answer], "StudyInstanceUID"), str(answer.get("StudyDescription") or ""))
         return found
 

@@ -59,7 +59,7 @@ class WebSource:
         """Studies, series, and the metadata of those that may serve."""
         keyword, _, value = part.key.partition("=")
         found: list[FoundSeries] = []
-        asked = {keyword: value, "ModalitiesInStudy": self._order.modality}
+        asked = {keyword: value} | ({"ModalitiesInStudy": self._order.modality} if self._order.modality else {})
         studies = {
             uid: str(answer.get("StudyDescription") or "")
             for answer in self._web.search("studies", asked, ["StudyDescription"])

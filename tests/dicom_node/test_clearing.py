@@ -17,6 +17,8 @@ from db import outbox, queue, registry, results, schema
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from dicom_node.clearing import Clearer, ClearingOptions
+from dicom_node.config import read_config
+from dicom_node.node import clearer_of
 from dicom_node.spool import Spool, SpoolOptions
 from engine.records import ModelRef, Program, Reason, ReportObject, ScreeningResult, Selection, SeriesFailure
 
@@ -159,6 +161,24 @@ def test_where_commitment_is_asked_for_sent_is_not_enough(node: Node):
         outbox.to_commit(connection, "pacs", "2.25.7", 10, 60.0)
         assert outbox.committed(connection, "2.25.7", [each.sop_instance_uid for each in objects]) == 2
     assert node.clear(committing=("pacs",)) == (1, 1)
+
+
+def test_the_configuration_says_where_commitment_is_waited_for(node: Node, tmp_path: Path):
+    """Two destinations, of which one commits: what that one has not committed to stays, whatever the other says."""
+    (tmp_path / "node.toml").write_text(
+        "[clearing]\ndone_after_h = 0.0\nreports_after_h = 0.0\n"
+        "[[sender.destinations]]\nname = 'pacs'\nae_title = 'PACS'\nhost = 'pacs'\ncommitment = true\n"
+        "[[sender.destinations]]\nname = 'ris'\nae_title = 'RIS'\nhost = 'ris'\n"
+    )
+    clearer = clearer_of(node.database, node.spool, read_config(tmp_path / "node.toml"))
+    objects = node.done(1, "pacs", "ris")
+    node.send("pacs")
+    node.send("ris")
+    assert clearer.clear().series == 0
+    with node.database.begin() as connection:
+        outbox.to_commit(connection, "pacs", "2.25.7", 10, 60.0)
+        assert outbox.committed(connection, "2.25.7", [each.sop_instance_uid for each in objects]) == 2
+    assert clearer.clear().series == 1
 
 
 def test_without_a_destination_reports_stay(node: Node):

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from pydicom.uid import MRImageStorage
 
 from db.progress import backfills, measured_rate
 from db.schema import BackfillState
@@ -146,6 +147,40 @@ def test_by_a_table_of_accession_numbers_and_none_is_written_down(
     assert memory.registered() == {WANTED[1]: SLICES}
     assert "ACC2" not in memory.texts()
     assert "a list of 2 by AccessionNumber, CT" in memory.texts()
+
+
+@pytest.fixture
+def with_mr(orthanc: Orthanc, three_studies: MadeArchive, tmp_path: Path) -> Orthanc:
+    """The second and third study, and a fourth that is MR."""
+    mr = MadeArchive(tmp_path / "mr")
+    mr.add(4, 1, slices=1, Modality="MR", SOPClassUID=MRImageStorage)
+    orthanc.add([path for study in (2, 3) for n in (1, 2) for path in three_studies.files[uid(study, n)]])
+    orthanc.add(mr.files[uid(4, 1)])
+    return orthanc
+
+
+@pytest.mark.parametrize("retrieve", [Retrieve.GET, None])
+def test_a_listed_study_of_another_modality_is_set_aside_with_a_reason(
+    memory: Memory, with_mr: Orthanc, tmp_path: Path, retrieve: Retrieve | None
+):
+    table = tmp_path / "studies.csv"
+    table.write_text(f"StudyInstanceUID,Remark\n{uid(2)},spine\n{uid(4)},MR\n{uid(77)},unknown there\n")
+    order = Order(None, None, read_csv(table), modality="")
+    assert read(memory, source(of(with_mr, retrieve), order)) is BackfillState.DONE
+    assert memory.registered() == {WANTED[1]: SLICES}
+    states = memory.series()
+    assert set(states) == {uid(2, 1), uid(2, 2), uid(4, 1)}  # the third study is not on the list
+    assert states[uid(4, 1)][:3] == ("skipped", Reason.NOT_CT, 0)
+    assert "a list of 3 by StudyInstanceUID, any modality" in memory.texts()
+
+
+@pytest.mark.parametrize("retrieve", [Retrieve.GET, None])
+def test_days_of_another_modality_find_its_studies_and_fetch_none(
+    memory: Memory, with_mr: Orthanc, retrieve: Retrieve | None
+):
+    assert read(memory, source(of(with_mr, retrieve), replace(MARCH, modality="MR"))) is BackfillState.DONE
+    assert {name: state[:3] for name, state in memory.series().items()} == {uid(4, 1): ("skipped", Reason.NOT_CT, 0)}
+    assert memory.registered() == {}
 
 
 def test_by_description(memory: Memory, full_orthanc: Orthanc):

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from pydicom.uid import MRImageStorage
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
@@ -91,3 +92,25 @@ def test_an_order_is_seen_paused_and_resumed_from_beside(tmp_path: Path, three_s
     assert sorted(peer.asked[len(asked) :]) == [uid(2, 1), uid(3, 1)]
     (line,) = json.loads(told("backfill", "list", "--json"))
     assert (line["state"], line["series"], line["instances"]) == ("done", {"done": 3, "skipped": 6}, 3 * SLICES)
+
+
+@pytest.mark.usefixtures("logs_as_before")
+def test_a_list_is_of_any_modality_unless_one_is_named(tmp_path: Path, made: MadeArchive):
+    made.add(1, 1)
+    made.add(4, 1, slices=1, Modality="MR", SOPClassUID=MRImageStorage)
+    (tmp_path / "list.csv").write_text("AccessionNumber\nACC1\nACC4\n")
+    peer = Peer(made)
+    config = tmp_path / "node.toml"
+    config.write_text(CONFIG.format(port=peer.archive().port))
+
+    def counted(*more: str) -> str:
+        words = ["--config", str(config), "backfill", "archive", "peer", "--csv", str(tmp_path / "list.csv")]
+        ran = CliRunner().invoke(app, [*words, "--dry-run", *more])
+        assert ran.exit_code == 0, ran.output
+        return " ".join(ran.output.split())
+
+    try:
+        assert "studies 2 series wanted at most 1, 12 instances series not wanted 1 (1 not_ct)" in counted()
+        assert "studies 1 series wanted at most 1, 12 instances series not wanted 0" in counted("--modality", "CT")
+    finally:
+        peer.stop()
