@@ -1,21 +1,34 @@
 """Prometheus reads what the node does, where it is asked for, and no identity."""
 
 import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from db import queue, results
 from db.connection import Database
 from db.overview import counts, oldest_job_s, stage_seconds
 from dicom_node import metrics
+from dicom_node.intake.negotiation import CALLING_NOT_RECOGNISED
 from dicom_node.metrics import MetricsOptions, gauges, served
+
+from ..test_clearing import Node, result_of
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    pause = Event()
+    assert any(holds() or pause.wait(0.02) for _ in range(500))
 
 
 def scraped(port: int) -> dict[tuple[str, str], float]:
@@ -54,6 +67,58 @@ def test_metrics_are_served_where_they_are_asked_for_and_nowhere_by_default(data
     assert after["trabecula_spool_free_bytes", ""] == 12345
     assert after["trabecula_registry_backlog", ""] == 7
     assert after["trabecula_queue_age_seconds", "jobs"] == 0
+
+
+def test_associations_are_told_by_how_they_ended(open_door, make_ct):
+    """One that is released, one that is aborted, one that is rejected; and none is open at the end."""
+    door = open_door(calling_ae_titles=("SENDER", "RAW"))
+    with served(MetricsOptions(port=free_port()), dict) as port:
+        before = scraped(port)
+        door.send(make_ct())
+        with door.association() as association:
+            assert scraped(port)["trabecula_associations_open", ""] == before["trabecula_associations_open", ""] + 1
+            association.abort()
+        assert door.raw().rejection(calling="STRANGER") == CALLING_NOT_RECOGNISED
+        for ending in ("released", "aborted", "rejected"):
+            name = ("trabecula_associations_total", ending)
+            until(lambda name=name: scraped(port).get(name, 0.0) == before.get(name, 0.0) + 1)
+        after = scraped(port)
+    rejected = ("trabecula_associations_rejected_total", "-".join(map(str, CALLING_NOT_RECOGNISED)))
+    assert after[rejected] == before.get(rejected, 0.0) + 1
+    assert after["trabecula_associations_open", ""] == before["trabecula_associations_open", ""]
+    received = ("trabecula_received_bytes_total", "")
+    assert after[received] - before[received] > len(make_ct().PixelData)
+
+
+def test_jobs_and_seconds_of_stages_are_those_of_the_database(tmp_path: Path):
+    """Two series were analysed and one waits; what a stage took is the mean of the two."""
+    node = Node(tmp_path)
+    try:
+        for number, seconds in ((1, 2.0), (2, 4.0)):
+            node.arrive(number, 1)
+            node.close_study(number)
+            with node.database.begin() as connection:
+                (claim,) = queue.claim(connection, "test", 1, 60.0)
+                outcome = result_of(claim.series.study_instance_uid, claim.series.series_instance_uid)
+                stages = (("segment", seconds), ("load", seconds / 4))
+                assert results.complete(connection, claim, replace(outcome, stage_seconds=stages))
+        node.arrive(3, 1)
+        node.close_study(3)
+
+        def ask() -> metrics.Gauges:
+            with node.database.read() as connection:
+                return gauges(counts(connection), stage_seconds(connection), 1, 0)
+
+        with served(MetricsOptions(port=free_port()), ask) as port:
+            told = scraped(port)
+    finally:
+        node.close()
+    of_jobs = {label: value for (name, label), value in told.items() if name == "trabecula_jobs"}
+    assert of_jobs == {"done": 2, "ready": 1}
+    of_stages = {label: value for (name, label), value in told.items() if name == "trabecula_stage_seconds"}
+    assert of_stages == {"segment": 3.0, "load": 0.75}
+    assert told["trabecula_queue_age_seconds", "jobs"] >= 0
+    assert told["trabecula_series", "done"] == 2
 
 
 def test_a_database_that_is_away_leaves_the_counters_readable():
