@@ -23,16 +23,17 @@ from typer.core import TyperGroup
 
 from db import outbox, overview, progress, queue
 from db.connection import Database
-from dicom_node import backfill_commands, console, doctor, folder, node
+from dicom_node import backfill_commands, console, doctor, folder, node, process
 from dicom_node.config import NodeConfig, site_key
 from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.spool import MIB, Spool
+from dicom_node.supervisor import Supervisor
 from dicom_node.worker import place_of
 from engine.errors import BadOption, DeploymentError
 from engine.records import Reason
 
-NO, DEPLOYMENT, NOTHING_TO_ANALYSE = 1, node.DEPLOYMENT_ERROR, 3
+NO, DEPLOYMENT, NOTHING_TO_ANALYSE = 1, process.DEPLOYMENT_ERROR, 3
 DEBUG = "TRABECULA_DEBUG"
 
 
@@ -100,13 +101,13 @@ def run(context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile
     """Run a whole node: receiver, workers and sender; what dies is started again."""
     path, options = node_process(context, config)
     arguments = [] if path is None else ["--config", str(path.absolute())]
-    told = node.announce("node", ready_file)
+    told = process.announce("node", ready_file)
 
     def ready(facts: dict[str, object]) -> None:
         told(facts)
         typer.echo(f"ready: {facts['ae_title']} listens on {facts['host']}, port {facts['port']}")
 
-    node.Supervisor(options, arguments).run(ready)
+    Supervisor(options, arguments).run(ready)
 
 
 @app.command()
@@ -115,7 +116,7 @@ def receive(
 ) -> None:
     """Take CT series in by C-STORE, register them, and close studies that are complete."""
     _, options = node_process(context, config, supervised)
-    node.receive(options, node.announce("receive", ready_file))
+    node.receive(options, process.announce("receive", ready_file))
 
 
 @app.command()
@@ -128,7 +129,7 @@ def work(
 ) -> None:
     """Analyse the series that wait, one after the other."""
     _, options = node_process(context, config, supervised)
-    node.work(options, node.announce("work", ready_file), until_idle)
+    node.work(options, process.announce("work", ready_file), until_idle)
 
 
 @app.command()
@@ -141,7 +142,7 @@ def send(
 ) -> None:
     """Send the reports that wait to their destinations by C-STORE."""
     _, options = node_process(context, config, supervised)
-    node.send(options, node.announce("send", ready_file), until_idle)
+    node.send(options, process.announce("send", ready_file), until_idle)
 
 
 @app.command()

@@ -11,9 +11,9 @@ import typer
 
 from db import migrate
 from db.connection import Database, open_database
-from dicom_node import node
 from dicom_node.config import NodeConfig, read_config
 from dicom_node.logs import LogOptions, configure_logs
+from dicom_node.process import stop_with_parent
 from engine.errors import DeploymentError
 
 ConfigFile = Annotated[
@@ -36,7 +36,7 @@ def node_process(
     path, options = configured(context, config)
     configure_logs(options.logs)
     if supervised:
-        node.stop_with_parent()
+        stop_with_parent()
     return path, options
 
 

@@ -1,7 +1,7 @@
 """
-The node's processes: what each does, and one that watches over the others.
+The node's processes: what each does.
 
-    run      starts the three below as processes of their own, and starts again what dies
+    run      starts the three below as processes of their own, and starts again what dies (dicom_node/supervisor.py)
     receive  front door, registrar, and the closing of studies
     work     one worker
     send     the back door
@@ -11,25 +11,15 @@ than once, or by another supervisor. Studies are closed where they are received:
 been registered.
 """
 
-import _thread
-import json
 import logging
-import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from db import overview
-from db.connection import Database, open_database
-from db.migrate import upgrade
+from db.connection import Database
 from db.schema import BackfillState
 from dicom_node import metrics
 from dicom_node.backfill.counting import series_counter
@@ -41,6 +31,7 @@ from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
 from dicom_node.intake.studies import Closer
 from dicom_node.peers.commitment import report_taker
+from dicom_node.process import Ready, current_database, on_stop, stopped_by_signal
 from dicom_node.sender.lines import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
@@ -50,15 +41,7 @@ from engine.records import Program
 
 log = logging.getLogger(__name__)
 
-DEPLOYMENT_ERROR = 2  # exit status: a person must act
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # our choice: before a process that died is started again
-HEALTHY_S = 60.0  # our choice: one that lived so long starts again without a longer pause
-KILL_MARGIN_S = 30.0  # our choice: beyond its own grace, a process gets so long to end
-LOOK_EVERY_S = 0.1
 SWITCH_INTERVAL_S = 0.0001  # our choice: an association that waits for the interpreter has a sender that waits for it
-
-Ready = Callable[[dict[str, object]], None]
-"""Called once a process does its work, with what others want to know of it."""
 
 
 def receive(config: NodeConfig, ready: Ready) -> None:
@@ -67,12 +50,12 @@ def receive(config: NodeConfig, ready: Ready) -> None:
     Raises:
         DeploymentError: a person must act.
     """
-    stop = _stopped_by_signal()
+    stop = stopped_by_signal()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     key = site_key(config)
     count = series_counter(config.backfill, config.studies.count_at)
     with (
-        _database(config) as database,
+        current_database(config) as database,
         Spool(config.spool) as spool,
         Registrar(database, spool, key, config.registrar) as registrar,
         Receiver(
@@ -106,14 +89,14 @@ def work(config: NodeConfig, ready: Ready, until_idle: bool = False) -> int:
         DeploymentError: a person must act.
     """
     with (
-        _database(config) as database,
+        current_database(config) as database,
         Spool(config.spool) as spool,
         VertebralProgram(config.vertebral, config.runtime) as vertebral,
     ):
         names = tuple(destination.name for destination in config.sender.destinations)
         worker = Worker(database, spool, {Program.VERTEBRAL: vertebral}, names, config.worker, config.report)
         signal.signal(signal.SIGALRM, lambda *_: worker.interrupt())
-        _on_stop(lambda: _stop_worker(worker, config.worker.stop_grace_s))
+        on_stop(lambda: _stop_worker(worker, config.worker.stop_grace_s))
         ready({})
         try:
             return worker.run(until_idle)
@@ -130,9 +113,9 @@ def send(config: NodeConfig, ready: Ready, until_idle: bool = False) -> int:
     Raises:
         DeploymentError: a person must act.
     """
-    with _database(config) as database:
+    with current_database(config) as database:
         sender = Sender(database, config.sender)
-        _on_stop(sender.stop)
+        on_stop(sender.stop)
         ready({})
         return sender.run(until_idle)
 
@@ -148,168 +131,10 @@ def backfill(config: NodeConfig, make_source: Callable[[bytes], Source], told: T
     """
     key = site_key(config)
     source = make_source(key)
-    with _database(config) as database, Spool(config.spool) as spool:
+    with current_database(config) as database, Spool(config.spool) as spool:
         order = Backfill(database, spool, key, source, config.backfill, told)
-        _on_stop(order.stop)
+        on_stop(order.stop)
         return order.run()
-
-
-def announce(role: str, ready_file: Path | None) -> Ready:
-    """How a process says that it is ready: a line in the log, and a JSON file if one is asked for.
-
-    The file is removed now, so that one of an earlier run is not mistaken for this one's.
-    """
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
-
-    def ready(facts: dict[str, object]) -> None:
-        log.info("%s is ready", role)
-        if ready_file is not None:
-            aside = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-            aside.write_text(json.dumps({"role": role, "pid": os.getpid(), **facts}) + "\n", encoding="utf-8")
-            aside.replace(ready_file)
-
-    return ready
-
-
-def stop_with_parent() -> None:
-    """Stop this process, as a signal would, when the one that started it is gone: its end of our input closes."""
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-@dataclass(slots=True)
-class _Child:
-    """One process, and how it fared."""
-
-    role: str
-    ready_file: Path
-    process: "subprocess.Popen[bytes] | None" = None
-    started_at: float = 0.0
-    start_at: float = 0.0  # not before
-    failures: int = 0  # in a row
-    facts: dict[str, object] = field(default_factory=dict)  # of its ready file
-
-
-class Supervisor:
-    """Keeps receiver, workers and sender running."""
-
-    def __init__(self, config: NodeConfig, arguments: Sequence[str]) -> None:
-        """Hold what is needed; nothing is started yet.
-
-        Args:
-            arguments: of the command line, for every process: which configuration.
-        """
-        self._config = config
-        self._arguments = tuple(arguments)
-        self._stop = threading.Event()
-        self._kill = threading.Event()
-
-    def run(self, ready: Ready) -> None:
-        """Run until a signal says stop; a second signal ends at once.
-
-        Raises:
-            DeploymentError: the machine is not as it must be, at the start.
-        """
-        _on_stop(self._on_signal)
-        self._look_at_machine()
-        with ExitStack() as ends:
-            folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="trabecula-")))
-            children = [_Child(role, folder / f"{n}.json") for n, role in enumerate(self._roles())]
-            ends.callback(self._end, children)
-            self._keep_running(children, ready)
-
-    def _roles(self) -> list[str]:
-        senders = ["send"] if self._config.sender.destinations else []
-        return ["receive", *["work"] * self._config.worker.processes, *senders]
-
-    def _look_at_machine(self) -> None:
-        """What every process would stumble over is said once, and before anything runs."""
-        site_key(self._config)
-        with _database(self._config), Spool(self._config.spool):
-            pass
-
-    def _keep_running(self, children: list[_Child], ready: Ready) -> None:
-        all_ready = False
-        while not self._stop.wait(LOOK_EVERY_S):
-            for child in children:
-                self._look_after(child, all_ready)
-            if not all_ready and all(_is_ready(child) for child in children):
-                all_ready = True
-                ready({name: children[0].facts[name] for name in ("ae_title", "host", "port")})
-
-    def _look_after(self, child: _Child, all_ready: bool) -> None:
-        now = time.monotonic()
-        if child.process is None:
-            if now >= child.start_at:
-                child.process, child.started_at = self._start(child), now
-            return
-        status = child.process.poll()
-        if status is None:
-            return
-        if status == DEPLOYMENT_ERROR and not all_ready:
-            raise DeploymentError(f"'{child.role}' can't run here; what it said stands above")
-        _close_input(child.process)
-        child.process = None
-        child.failures = 1 if now - child.started_at > HEALTHY_S else child.failures + 1
-        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (child.failures - 1))
-        child.start_at = now + pause
-        log.error("'%s' ended with status %d; it is started again in %.0f s", child.role, status, pause)
-
-    def _start(self, child: _Child) -> "subprocess.Popen[bytes]":
-        child.ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "dicom_node", child.role, *self._arguments]
-        command += ["--supervised", "--ready-file", str(child.ready_file)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE)
-
-    def _on_signal(self) -> None:
-        (self._kill if self._stop.is_set() else self._stop).set()
-
-    def _end(self, children: list[_Child]) -> None:
-        """Ask every process to stop, wait as long as it may take, end it."""
-        self._stop.set()
-        running = [child.process for child in children if child.process is not None]
-        for process in running:
-            process.terminate()
-        grace_s = max(self._config.worker.stop_grace_s, self._config.receiver.stop_grace_s) + KILL_MARGIN_S
-        until = time.monotonic() + grace_s
-        while any(process.poll() is None for process in running):
-            if time.monotonic() > until or self._kill.is_set():
-                for process in running:
-                    process.kill()
-                break
-            time.sleep(LOOK_EVERY_S)
-        for process in running:
-            process.wait()
-            _close_input(process)
-        log.info("all processes ended")
-
-
-def _close_input(process: "subprocess.Popen[bytes]") -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _is_ready(child: _Child) -> bool:
-    if not child.facts and child.ready_file.exists():
-        child.facts = json.loads(child.ready_file.read_text(encoding="utf-8"))
-    return bool(child.facts)
-
-
-@contextmanager
-def _database(config: NodeConfig) -> Iterator[Database]:
-    """The node's database, brought up to date."""
-    database = open_database(config.database)
-    try:
-        upgrade(database)
-        yield database
-    finally:
-        database.close()
 
 
 def _queue_age_s(database: Database) -> float | None:
@@ -380,22 +205,3 @@ def _stop_worker(worker: Worker, grace_s: float) -> None:
     """The current job may end; after the grace its analysis is left, and the job given back."""
     worker.stop()
     signal.setitimer(signal.ITIMER_REAL, max(grace_s, 0.001), 1.0)
-
-
-def _stopped_by_signal() -> threading.Event:
-    stop = threading.Event()
-    _on_stop(stop.set)
-    return stop
-
-
-def _on_stop(act: Callable[[], None]) -> None:
-    """Do something when this process is asked to stop.
-
-    In a thread of its own: a handler runs in the middle of anything, and might wait for a lock that it interrupted.
-    """
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        _thread.start_new_thread(act, ())
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
