@@ -7,7 +7,7 @@ flushed. A flush is what costs; file systems let those that come at once share o
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -37,18 +37,24 @@ def write_new(path: Path, content: bytes, durable: bool = True) -> None:
 
 
 class Aside:
-    """A file that is written under a name for the time being; closed without a better one, it is gone."""
+    """A file that is written under a name for the time being, or none; closed without a better one, it is gone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unnamed: bool = False) -> None:
         """Make it.
+
+        Args:
+            unnamed: it has no name before it gets its own, which spares the disk half of its bookkeeping; nothing is
+                left of it whatever ends this process. Where `takes_unnamed` says so.
 
         Raises:
             OSError: it exists, or the disk does not take it.
         """
         self.path = path
         self.size_bytes = 0
+        self._is_named = not unnamed
         self._stays = False
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+        place, how = (path.parent, os.O_TMPFILE) if unnamed else (path, os.O_CREAT | os.O_EXCL)
+        self._descriptor = os.open(place, how | os.O_RDWR | os.O_CLOEXEC, PRIVATE_FILE)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Append, in few calls of the operating system.
@@ -72,7 +78,7 @@ class Aside:
 
     def open(self) -> BufferedReader:
         """What was written, to be read from its beginning."""
-        return self.path.open("rb")
+        return self._source.open("rb")
 
     def is_same_as(self, other: Path) -> bool | None:
         """Whether another file has exactly these bytes; None: there is no other."""
@@ -95,13 +101,16 @@ class Aside:
             OSError: the disk does not take the name.
         """
         try:
-            os.link(self.path, final)  # a rename would replace what is there
+            self._link(final)  # a rename would replace what is there
         except FileExistsError:
             return False
         return True
 
     def move(self, final: Path) -> None:
         """Give it a name, whatever bore it before."""
+        if not self._is_named:
+            self._link(self.path)
+            self._is_named = True
         self.path.rename(final)
         self._stays = True
 
@@ -115,9 +124,31 @@ class Aside:
             return
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
-        if not self._stays:
+        if self._is_named and not self._stays:
             with suppress(OSError):
                 self.path.unlink()
+
+    @property
+    def _source(self) -> Path:
+        return self.path if self._is_named else Path(f"/proc/self/fd/{self._descriptor}")
+
+    def _link(self, name: Path) -> None:
+        # a folder's descriptor, which an absolute path needs none of, makes it follow what /proc shows
+        os.link(self._source, name, src_dir_fd=None if self._is_named else self._descriptor)
+
+
+def takes_unnamed(folder: Path) -> bool:
+    """Whether a file may be made there without a name and be given one: on Linux, on ext4, XFS, Btrfs and others."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    named = folder / "probe"
+    try:
+        with closing(Aside(folder / "unnamed", unnamed=True)) as aside:
+            aside.move(named)
+        named.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def settle(paths: Iterable[Path], up_to: Path) -> None:

@@ -11,7 +11,8 @@ never overwritten. A name is the SHA-256 of a UID: nothing that a sender wrote b
     refusals/                        notes of refusals that are no rows yet
     quarantine/                      acknowledged, but can't be registered: never cleared
     outgoing/<2 hex>/<64 hex>/       report objects, a folder a series
-    partial/<process>/               being written; swept once its process is gone
+    partial/<process>/               being written, on a file system where a file must have a name; swept once its process
+                                     is gone
 """
 
 import errno
@@ -29,7 +30,7 @@ from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, settle, sync_folder, write_new
+from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, settle, sync_folder, takes_unnamed, write_new
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
 
@@ -102,6 +103,7 @@ class Spool:
                 sync_folder(folder)
             self._partial, self._claim = _claim_partial(self.folder / "partial")
             self._probe_hard_links()
+            self._unnamed = takes_unnamed(self._partial)
             self._refused = _BoundedFolder(self.folder / "refused", options)
             self._conflict = _BoundedFolder(self.folder / "conflict", options)
         except OSError as bad:
@@ -152,7 +154,7 @@ class Spool:
             StorageFull: the disk does not take it.
         """
         with _as_storage_full():
-            return Aside(self._partial / str(next(self._numbers)))
+            return Aside(self._partial / str(next(self._numbers)), self._unnamed)
 
     def write(self, aside: Aside, pieces: Sequence[bytes | memoryview]) -> None:
         """Append to it.

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dicom_node.spool as room
 from dicom_node.spool import MIB, Arrival, Refusal, Spool, SpoolOptions
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
@@ -26,8 +27,11 @@ def options(tmp_path: Path) -> SpoolOptions:
     return SpoolOptions(folder=str(tmp_path / "spool"), reserve_mib=0, most_refused=3, most_refused_mib=1)
 
 
-@pytest.fixture
-def spool(options: SpoolOptions) -> Iterator[Spool]:
+@pytest.fixture(params=["unnamed", "named"])
+def spool(options: SpoolOptions, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
+    """On a file system that takes files without a name, and as on one that does not."""
+    if request.param == "named":
+        monkeypatch.setattr(room, "takes_unnamed", lambda _: False)
     with Spool(options) as opened:
         yield opened
 
@@ -172,6 +176,8 @@ def stall(descriptor, data):
     wrote = real(descriptor, data[:10])
     print("half way", flush=True)
     threading.Event().wait()
+if sys.argv[2] == "named":
+    room.takes_unnamed = lambda _: False  # as on a file system that does not
 with room.Spool(room.SpoolOptions(folder=sys.argv[1], reserve_mib=0)) as spool:
     spool.store("1.1", bytes(1000))
     os.write = stall  # the operating system is slow
@@ -179,9 +185,11 @@ with room.Spool(room.SpoolOptions(folder=sys.argv[1], reserve_mib=0)) as spool:
 """
 
 
-def test_what_a_killed_process_left_half_written_is_swept_but_not_that_of_a_living_one(options):
+@pytest.mark.parametrize("way", ["named", "unnamed"])
+def test_what_a_killed_process_left_half_written_is_swept_but_not_that_of_a_living_one(options, way):
     def begin() -> "subprocess.Popen[str]":
-        child = subprocess.Popen([sys.executable, "-c", HALF_WAY, options.folder], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", HALF_WAY, options.folder, way]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline().strip() == "half way"
         return child
@@ -193,8 +201,8 @@ def test_what_a_killed_process_left_half_written_is_swept_but_not_that_of_a_livi
     try:
         with Spool(options) as spool:
             halves = [path for path in files(spool.folder) if path.stat().st_size == 10]
-            assert len(halves) == 1
-            assert halves[0].parent.name.startswith(f"{living.pid}-")
+            assert len(halves) == (1 if way == "named" else 0)  # what has no name goes with its process
+            assert all(path.parent.name.startswith(f"{living.pid}-") for path in halves)
             assert [path.stat().st_size for path in spool.incoming()] == [1000]
     finally:
         living.kill()
