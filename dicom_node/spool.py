@@ -11,7 +11,7 @@ never overwritten. A name is the SHA-256 of a UID: nothing that a sender wrote b
     refusals/                        notes of refusals that are no rows yet
     quarantine/                      acknowledged, but can't be registered: never cleared
     outgoing/<2 hex>/<64 hex>/       report objects, a folder a series
-    partial/<process>/               being written, on a file system where a file must have a name; swept once its process
+    partial/<process>/               being written, where the file system wants a name for that; swept once its process
                                      is gone
 """
 
