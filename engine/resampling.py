@@ -6,12 +6,17 @@ interpolates linearly; enlarging only interpolates. Without the averaging, noise
 would alias into a coarse grid. Networks are trained behind this very function.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.volume import CANONICAL, Geometry, Shape, Vector
 
 AIR = -1024.0  # HU outside every grid
+Resampling = Callable[[NDArray[Any], Geometry, Geometry], NDArray[np.float32]]
+"""From values (K, J, I) on one grid to values on another, as `resample` does it."""
 
 _ALONE = 2**19  # voxels that a thread does at once; our choice: to start threads costs more than so many
 

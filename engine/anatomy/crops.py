@@ -4,11 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from engine.resampling import AIR, centred_grid, resample
+from engine.resampling import AIR, Resampling, centred_grid, resample
 from engine.volume import Geometry, Segmentation, Shape, Vector, VertebraCrop, Volume, places
 
 
-def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm: Vector) -> tuple[VertebraCrop, ...]:
+def crop_vertebrae(
+    volume: Volume, cores: Segmentation, shape: Shape, spacing_mm: Vector, resampling: Resampling = resample
+) -> tuple[VertebraCrop, ...]:
     """One crop a level, around the middle of its trabecular core; a level without a core has none.
 
     Args:
@@ -26,7 +28,7 @@ def crop_vertebrae(volume: Volume, cores: Segmentation, shape: Shape, spacing_mm
         index = places(cores.labels[box] == n).mean(axis=0) + [part.start for part in box]
         x, y, z = (float(value) for value in cores.geometry.to_patient(index))
         grid = centred_grid((x, y, z), shape, spacing_mm)
-        hounsfield = resample(volume.hounsfield, volume.geometry, grid)
+        hounsfield = resampling(volume.hounsfield, volume.geometry, grid)
         crops.append(VertebraCrop(level, grid, _continued(hounsfield, grid, volume.geometry)))
     return tuple(crops)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from engine.errors import BackendUnavailable, SeriesError
 from engine.records import Reason
 from engine.resampling import AIR
-from engine.volume import Geometry
+from engine.volume import Box, Geometry
 
 HIGHEST = 32767.0  # HU; as loading keeps them
 _FAILED = object()
@@ -73,6 +73,17 @@ def is_along_axes(source: Geometry, target: Geometry) -> bool:
     """Whether the graph can bring one grid onto the other; what lies aslant goes the CPU's way."""
     step = (np.linalg.inv(source.affine) @ target.affine)[:3, :3]
     return bool(np.allclose(step, np.diag(np.diag(step)), rtol=0, atol=1e-6))
+
+
+def needed(source: Geometry, target: Geometry) -> Box | None:
+    """The part of the source that the target sees, in whole blocks; None: nothing."""
+    try:
+        at = _places(source, target)
+    except ValueError:
+        return None
+    ends = np.minimum(at.high, source.shape).astype(int)
+    k, j, i = (slice(int(low), int(high)) for low, high in zip(at.low, ends, strict=True))
+    return k, j, i
 
 
 def prepare(wanted: Iterable[Preparation], options: DaliOptions) -> Iterator[Any | SeriesError]:
@@ -128,11 +139,18 @@ def _tried(step: Callable[[], Any]) -> Any:
         return _FAILED
 
 
-def _build(options: DaliOptions, depth: int) -> Any:
+def check_installed() -> None:
+    """Raise BackendUnavailable where DALI is not installed."""
     try:
-        from nvidia.dali import Pipeline
+        import nvidia.dali  # noqa: F401
     except ImportError as absent:
         raise BackendUnavailable("DALI is not installed: pip install 'trabecula[dali]'") from absent
+
+
+def _build(options: DaliOptions, depth: int) -> Any:
+    check_installed()
+    from nvidia.dali import Pipeline
+
     pipeline = Pipeline(
         batch_size=1,
         num_threads=options.threads,

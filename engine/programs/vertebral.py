@@ -14,12 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.anatomy.crops import crop_vertebrae
 from engine.anatomy.levels import LevelOptions, NamedVertebrae, name_levels
 from engine.anatomy.posterior import whole_vertebrae
 from engine.anatomy.sagittal import cut_vertebrae
 from engine.anatomy.trabecular import trabecular_core
 from engine.errors import UnusableModel
+from engine.loading.dali_resampling import DaliResampler, Resampler, ResamplingOptions
 from engine.loading.isolation import Decoders
 from engine.loading.load import LoadingOptions, load
 from engine.measurement.attenuation import measure_attenuation
@@ -46,11 +50,12 @@ from engine.records import (
     ScreeningResult,
     SeriesRef,
 )
+from engine.resampling import resample
 from engine.runtime.backends import RuntimeOptions, open_session
 from engine.runtime.manifest import ModelManifest, SagittalCut, find_optional, find_package
 from engine.runtime.session import Session
 from engine.runtime.sharing import Asking, ask_together
-from engine.segmentation.vertebrae import SegmentationOptions, segmenting
+from engine.segmentation.vertebrae import SegmentationOptions, network_grid, segmenting
 from engine.volume import Analysis, Segmentation, TissueMap, VertebraCrop, VertebraCut, Volume
 
 TISSUES = ("vertebral_body", "disc", "rib", "sacrum")
@@ -65,6 +70,7 @@ class VertebralOptions:
 
     erosion_mm: float = 3.0  # from a body's surface to its trabecular core (Peng 2023)
     loading: LoadingOptions = field(default_factory=LoadingOptions)
+    resampling: ResamplingOptions = field(default_factory=ResamplingOptions)
     segmentation: SegmentationOptions = field(default_factory=SegmentationOptions)
     levels: LevelOptions = field(default_factory=LevelOptions)
     quality: QualityOptions = field(default_factory=QualityOptions)
@@ -85,6 +91,7 @@ class VertebralCase:
     series: SeriesRef
     seconds: tuple[tuple[str, float], ...] = ()  # of the stages that it passed
     volume: Volume = field(init=False)
+    image: NDArray[np.float32] | None = None  # on the spine network's grid, where DALI made it
     tissues: TissueMap = field(init=False)
     named: NamedVertebrae = field(init=False)
     cores: Segmentation = field(init=False)
@@ -129,6 +136,7 @@ class VertebralProgram:
             sessions = {quantity: _optional(task, runtime, opened) for task, quantity in FROM_SIDE.items()}
             self._from_side = {quantity: one for quantity, one in sessions.items() if one}
             _check_optional(self._class, self._from_side)
+            self._dali = DaliResampler(options.resampling) if options.resampling.by is Resampler.DALI else None
             self._decoders = opened.enter_context(Decoders(options.loading.isolation))
             self._opened = opened.pop_all()
 
@@ -153,6 +161,7 @@ class VertebralProgram:
         """The trip. A stage with a network takes several series at once where its session computes in batches."""
         stages = [
             Stage("load", each(self._load)),
+            *([Stage("prepare", each(self._prepare))] if self._dali else []),
             Stage("segment", self._segment, together=self._spine.batch),
             Stage("anatomy", each(self._anatomy)),
             Stage("measure", each(self._measure)),
@@ -191,10 +200,19 @@ class VertebralProgram:
     def _load(self, case: VertebralCase) -> None:
         case.volume = load(case.series, self.options.loading, self._decoders)
 
+    def _prepare(self, case: VertebralCase) -> None:
+        """The whole volume by DALI's graph, as the spine network wants to see it."""
+        if self._dali:
+            grid = network_grid(case.volume, self._spine.manifest, self.options.segmentation)
+            low, high = self._spine.manifest.hounsfield_window
+            case.image = self._dali.image(case.volume, grid, (low, high))
+
     def _segment(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:
         manifest, options = self._spine.manifest, self.options.segmentation
-        ends = ask_together([segmenting(case.volume, manifest, options) for case in cases], self._spine)
+        askings = [segmenting(case.volume, manifest, options, case.image) for case in cases]
+        ends = ask_together(askings, self._spine)
         for case, end in zip(cases, ends, strict=True):
+            case.image = None
             if not isinstance(end, Exception):
                 case.tissues = end
         return [end if isinstance(end, Exception) else None for end in ends]
@@ -262,7 +280,8 @@ class VertebralProgram:
         withheld = {flag.finding_site for flag in case.flags if flag.withholds}
         if None in withheld:
             return []
-        crops = crop_vertebrae(case.volume, case.cores, manifest.tile, manifest.spacing_mm)
+        by = self._dali.resample if self._dali else resample
+        crops = crop_vertebrae(case.volume, case.cores, manifest.tile, manifest.spacing_mm, by)
         return [crop for crop in crops if crop.level not in withheld]
 
     def _look_from_side(self, cases: Sequence[VertebralCase]) -> list[Exception | None]:

@@ -53,11 +53,25 @@ def segment(volume: Volume, session: Session, options: SegmentationOptions) -> T
     return ask(segmenting(volume, session.manifest, options), session)
 
 
-def segmenting(volume: Volume, manifest: ModelManifest, options: SegmentationOptions) -> Asking[TissueMap]:
+def network_grid(volume: Volume, manifest: ModelManifest, options: SegmentationOptions) -> Geometry:
+    """The grid on which the network looks: the volume's field of view, at least a tile along each axis.
+
+    Raises:
+        UnsupportedSeries: the field of view is larger than any patient.
+    """
+    return _grids(volume, manifest, options)[1]
+
+
+def segmenting(
+    volume: Volume, manifest: ModelManifest, options: SegmentationOptions, image: NDArray[np.float32] | None = None
+) -> Asking[TissueMap]:
     """Label every voxel with a tissue of the spine, by questions to the network that other series may share.
 
     A volume smaller than one tile is surrounded by air, evenly on both sides: that is what lies around
     every field of view in training too. What was padded is cut off again.
+
+    Args:
+        image: the volume on `network_grid`, normalised; None: it is resampled here, tile by tile.
 
     Returns:
         A map on the network's grid, over the volume's whole field of view.
@@ -66,17 +80,23 @@ def segmenting(volume: Volume, manifest: ModelManifest, options: SegmentationOpt
         UnsupportedSeries: the field of view is larger than any patient.
         AnatomyNotFound: the network answers with what is no finite number.
     """
+    grid, padded, inside = _grids(volume, manifest, options)
+    blend, looked = yield from _looked_at(volume, padded, manifest, options, image)
+    labels, body = np.zeros(grid.shape, dtype=np.uint8), np.zeros(grid.shape, dtype=np.float32)
+    seen = tuple(box for at in looked if (box := _shifted(at, inside)) is not None)
+    blend.write(labels, body, inside, manifest)
+    return TissueMap(grid, labels, body, manifest.labels, seen)
+
+
+def _grids(volume: Volume, manifest: ModelManifest, options: SegmentationOptions) -> tuple[Geometry, Geometry, Box]:
+    """The field of view on the network's spacing, the same grown to a tile, and where the first lies in the second."""
     grid = canonical_grid(volume.geometry, manifest.spacing_mm)
     if prod(grid.shape) > options.max_voxels:
         raise UnsupportedSeries(
             Reason.IMAGE_TOO_LARGE, f"{grid.shape} voxels on the network's grid, at most {options.max_voxels}"
         )
     padded, inside = _pad_to(grid, manifest.tile)
-    blend, looked = yield from _looked_at(volume, padded, manifest, options)
-    labels, body = np.zeros(grid.shape, dtype=np.uint8), np.zeros(grid.shape, dtype=np.float32)
-    seen = tuple(box for at in looked if (box := _shifted(at, inside)) is not None)
-    blend.write(labels, body, inside, manifest)
-    return TissueMap(grid, labels, body, manifest.labels, seen)
+    return grid, padded, inside
 
 
 def _pad_to(grid: Geometry, tile: Shape) -> tuple[Geometry, Box]:
@@ -98,7 +118,11 @@ def _shifted(at: Box, inside: Box) -> Box | None:
 
 
 def _looked_at(
-    volume: Volume, grid: Geometry, manifest: ModelManifest, options: SegmentationOptions
+    volume: Volume,
+    grid: Geometry,
+    manifest: ModelManifest,
+    options: SegmentationOptions,
+    image: NDArray[np.float32] | None,
 ) -> Asking[tuple["_Blend", list[Box]]]:
     """Look along the spine, or at every tile; what was seen, and where."""
     blend = _Blend(len(manifest.labels), grid.shape, manifest.tile)
@@ -114,9 +138,9 @@ def _looked_at(
         inputs, places = [], []
         for at in dict.fromkeys(_key(at) for at in wanted):
             box = _box(at)
-            hounsfield = resample(volume.hounsfield, volume.geometry, grid.box(box))
-            if np.count_nonzero(hounsfield > options.bone_hounsfield) >= enough:
-                inputs.append(manifest.normalise(hounsfield)[None])
+            tile, bone = _tile(volume, grid, box, manifest, options.bone_hounsfield, image)
+            if bone >= enough:
+                inputs.append(tile[None])
                 places.append(box)
             else:
                 search.note(box, None, None)
@@ -128,6 +152,18 @@ def _looked_at(
                 search.note(box, spine[likeliest], rib[likeliest])
         wanted = [] if options.everywhere else search.next()
     return blend, [] if options.everywhere else search.looked
+
+
+def _tile(
+    volume: Volume, grid: Geometry, box: Box, manifest: ModelManifest, bone: float, image: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], int]:
+    """One tile, normalised, and how many of its voxels may be bone."""
+    if image is None:
+        hounsfield = resample(volume.hounsfield, volume.geometry, grid.box(box))
+        return manifest.normalise(hounsfield), int(np.count_nonzero(hounsfield > bone))
+    low, high = manifest.hounsfield_window
+    edge = min((bone - low) * 2.0 / (high - low) - 1.0, 1.0 - 1e-6)  # what lies above the window was clipped to 1
+    return np.ascontiguousarray(image[box]), int(np.count_nonzero(image[box] > edge))
 
 
 def _key(at: Box) -> tuple[tuple[int, int], ...]:
