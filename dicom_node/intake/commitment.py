@@ -22,7 +22,7 @@ from dicom_node.durable import sync_folder, write_new
 from dicom_node.intake import commands
 from dicom_node.intake.commands import Request, write_event_report
 from dicom_node.intake.options import CommitmentPeer, ReceiverOptions
-from dicom_node.intake.services import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from dicom_node.intake.services import LITTLE_ENDIAN, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from dicom_node.spool import Spool
 from engine.errors import UnreadableInstance
 from engine.loading.elements import read_elements
@@ -213,7 +213,7 @@ class Commitments:
 
         ae = AE(ae_title=self._options.ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
-        ae.add_requested_context(STORAGE_COMMITMENT)
+        ae.add_requested_context(STORAGE_COMMITMENT, list(LITTLE_ENDIAN))
         role = build_role(STORAGE_COMMITMENT, scp_role=True)
         try:
             association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, ext_neg=[role])

@@ -14,7 +14,7 @@ from typing import Any
 
 from dicom_node.intake.file_format import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.intake.options import ReceiverOptions
-from dicom_node.intake.services import SOP_CLASSES, STORAGE_COMMITMENT, VERIFICATION, transfer_syntaxes
+from dicom_node.intake.services import LITTLE_ENDIAN, SOP_CLASSES, STORAGE_COMMITMENT, VERIFICATION, transfer_syntaxes
 from dicom_node.intake.wire import ASSOCIATE_AC, ASSOCIATE_RJ, ASSOCIATE_RQ
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -76,12 +76,12 @@ class Negotiator:
         from pynetdicom.presentation import build_context
 
         self._options = options
-        self._supported = [build_context(VERIFICATION)]
+        self._supported = [build_context(VERIFICATION, list(LITTLE_ENDIAN))]
         self._supported += [
             build_context(sop_class, transfer_syntaxes(options.accept_deflated)) for sop_class in SOP_CLASSES
         ]
         if options.storage_commitment:
-            commitment = build_context(STORAGE_COMMITMENT)
+            commitment = build_context(STORAGE_COMMITMENT, list(LITTLE_ENDIAN))
             commitment.scu_role = commitment.scp_role = True  # they ask us, or tell us what became of what we asked
             self._supported.append(commitment)
         self._calling = {title.strip() for title in options.calling_ae_titles}

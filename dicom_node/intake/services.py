@@ -54,6 +54,9 @@ TRANSFER_SYNTAXES = (
 )
 """The first that a sender offers too is agreed on."""
 
+LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+"""Of messages that are no storage: verification and storage commitment. Implicit VR, explicit VR."""
+
 DEFLATED = "1.2.840.10008.1.2.1.99"
 """Agreed on only where `receiver.accept_deflated` asks for it: a megabyte may unpack to any size."""
 

@@ -36,6 +36,7 @@ from dicom_node.intake.inspection import Command
 from dicom_node.intake.negotiation import CALLED_NOT_RECOGNISED, CONGESTION, LIMIT_EXCEEDED
 from dicom_node.intake.options import ReceiverOptions
 from dicom_node.intake.services import (
+    LITTLE_ENDIAN,
     SOP_CLASSES,
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
@@ -257,11 +258,11 @@ def _application_entity(options: ReceiverOptions) -> Any:
     ae.dimse_timeout = options.idle_timeout_s
     ae.network_timeout = options.idle_timeout_s
     ae.require_calling_aet = list(options.calling_ae_titles)
-    ae.add_supported_context(VERIFICATION)
+    ae.add_supported_context(VERIFICATION, list(LITTLE_ENDIAN))
     for sop_class in SOP_CLASSES:
         ae.add_supported_context(sop_class, transfer_syntaxes(options.accept_deflated))
     if options.storage_commitment:
-        ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
+        ae.add_supported_context(STORAGE_COMMITMENT, list(LITTLE_ENDIAN), scu_role=True, scp_role=True)
     return ae
 
 

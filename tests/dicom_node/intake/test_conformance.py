@@ -1,11 +1,12 @@
 """The conformance statement says what the code does."""
 
 import re
-from pathlib import Path
+from dataclasses import fields
 
 import pytest
 from pydicom.uid import UID
 
+from dicom_node.backfill.options import BackfillOptions
 from dicom_node.intake.acceptance import OUR_FAULT, OUT_OF_RESOURCES, STATUSES, SUCCESS
 from dicom_node.intake.file_format import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.intake.negotiation import (
@@ -15,23 +16,20 @@ from dicom_node.intake.negotiation import (
     LIMIT_EXCEEDED,
     UNSUPPORTED_VERSION,
 )
-from dicom_node.intake.options import ReceiverOptions
+from dicom_node.intake.options import DataPath, ReceiverOptions
 from dicom_node.intake.services import (
     DEFLATED,
+    LITTLE_ENDIAN,
     SOP_CLASSES,
     STORAGE_COMMITMENT,
     TRANSFER_SYNTAXES,
     VERIFICATION,
 )
+from dicom_node.intake.studies import StudyOptions
+from dicom_node.report.options import ReportOptions
+from dicom_node.sender.options import SenderOptions
 
-PAGE = (Path(__file__).parents[3] / "docs" / "conformance.md").read_text()
-
-
-def rows(mark: str) -> list[list[str]]:
-    """Cells of the table below a mark, without its head."""
-    (table,) = re.findall(rf"<!-- {mark} -->\n(.*?)<!-- end -->", PAGE, flags=re.DOTALL)
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
+from ..conformance import PAGE, rows
 
 
 def test_the_abstract_syntaxes_are_those_on_offer_under_their_names():
@@ -76,10 +74,16 @@ def test_identity_and_defaults_are_told():
 
 
 def test_every_option_that_it_names_is_one():
-    from dataclasses import fields
-
-    named = set(re.findall(r"`receiver\.(\w+)", PAGE))
-    assert named <= {field.name for field in fields(ReceiverOptions)}
+    for table, options in (
+        ("receiver", ReceiverOptions),
+        ("sender", SenderOptions),
+        ("backfill", BackfillOptions),
+        ("report", ReportOptions),
+        ("studies", StudyOptions),
+    ):
+        named = set(re.findall(rf"`{table}\.(\w+)", PAGE))
+        assert named
+        assert named <= {field.name for field in fields(options)}
 
 
 def test_an_association_is_agreed_on_as_told(door):
@@ -90,3 +94,15 @@ def test_an_association_is_agreed_on_as_told(door):
         ]
         assert accepted == wanted
         assert association.acceptor.implementation_class_uid == IMPLEMENTATION_CLASS_UID
+
+
+@pytest.mark.parametrize("way", tuple(DataPath))
+@pytest.mark.parametrize("service", [VERIFICATION, STORAGE_COMMITMENT])
+def test_what_is_no_storage_is_agreed_on_in_little_endian_alone(open_door, way, service):
+    """A deflated request could unpack to any size, and nobody needs a big one."""
+    door = open_door(data_path=way)
+    proposed = [(service, [syntax]) for syntax in (*LITTLE_ENDIAN, DEFLATED, "1.2.840.10008.1.2.2")]
+    with door.association(*proposed) as association:
+        agreed = [str(syntax) for context in association.accepted_contexts for syntax in context.transfer_syntax]
+    assert agreed == list(LITTLE_ENDIAN)
+    assert "agreed on in implicit and explicit VR little endian alone" in PAGE

@@ -13,11 +13,14 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from dicom_node.report.options import SegmentationForm
 from dicom_node.report.write import ReportOptions, write_report
 from engine.errors import SeriesError, StorageFull
 from engine.options import read_options
 from engine.records import Reason
 from engine.volume import Analysis
+
+from ..conformance import rows, uids
 
 JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
 ARABIC = "قباني^لنزار"
@@ -288,3 +291,13 @@ def _folder(path: Path) -> Path:
     folder = path / "out"
     folder.mkdir(parents=True)
     return folder
+
+
+def test_objects_are_of_the_classes_and_syntaxes_that_the_conformance_statement_tells(series, written):
+    told = {uids(row[1])[0]: uids(row[2])[0] for row in rows("objects sent")}
+    found = {}
+    for form in SegmentationForm:
+        for path in written(series, ReportOptions(segmentation=form)).values():
+            dataset = dcmread(path, stop_before_pixels=True)
+            found[str(dataset.SOPClassUID)] = str(dataset.file_meta.TransferSyntaxUID)
+    assert found == told
