@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from engine.statistics.estimate import Estimate, finite, same_length
 
@@ -24,7 +24,7 @@ class Line:
     def band(self, at: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper bound of the line itself (not of single cases) at points."""
         x = np.asarray(at, dtype=np.float64)
-        reach = float(stats.t.ppf((1 + confidence) / 2, self.count - 2))
+        reach = float(scipy.stats.t.ppf((1 + confidence) / 2, self.count - 2))
         error = self.residual_sd * np.sqrt(1 / self.count + (x - self.mean_x) ** 2 / self.spread_x)
         middle = self.intercept + self.slope.value * x
         return middle - reach * error, middle + reach * error
@@ -87,10 +87,10 @@ def fit_line(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Line | Non
     count = same_length(across, up)
     if count < 3 or np.ptp(across) == 0:
         return None
-    fit = stats.linregress(across, up)
+    fit = scipy.stats.linregress(across, up)
     spread = float(((across - across.mean()) ** 2).sum())
     residual = up - fit.intercept - fit.slope * across
-    reach = float(stats.t.ppf((1 + confidence) / 2, count - 2)) * float(fit.stderr)
+    reach = float(scipy.stats.t.ppf((1 + confidence) / 2, count - 2)) * float(fit.stderr)
     slope = float(fit.slope)
     return Line(
         slope=Estimate(slope, slope - reach, slope + reach),
@@ -114,7 +114,7 @@ def bland_altman(values: ArrayLike, reference: ArrayLike, confidence: float = 0.
         return None
     difference = found - true
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1))
+    reach = float(scipy.stats.t.ppf((1 + confidence) / 2, count - 1))
     bias_error = sd / sqrt(count)
     limit_error = sd * sqrt(1 / count + 1.96**2 / (2 * (count - 1)))
     lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
@@ -125,13 +125,13 @@ def bland_altman(values: ArrayLike, reference: ArrayLike, confidence: float = 0.
         lower_limit=Estimate(lower, lower - reach * limit_error, lower + reach * limit_error),
         upper_limit=Estimate(upper, upper - reach * limit_error, upper + reach * limit_error),
         outside=int(((difference < lower) | (difference > upper)).sum()),
-        bias_p=float(2 * stats.t.sf(abs(bias) / bias_error, count - 1)) if sd > 0 else None,
+        bias_p=float(2 * scipy.stats.t.sf(abs(bias) / bias_error, count - 1)) if sd > 0 else None,
     )
 
 
 def _pearson(x: NDArray[np.float64], y: NDArray[np.float64], confidence: float) -> tuple[Estimate | None, float | None]:
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:  # Fisher's interval needs four
         return None, None
-    found = stats.pearsonr(x, y)
+    found = scipy.stats.pearsonr(x, y)
     interval = found.confidence_interval(confidence)
     return Estimate(float(found.statistic), float(interval.low), float(interval.high)), float(found.pvalue)

@@ -11,8 +11,8 @@ from enum import StrEnum
 from math import exp, log, sqrt
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from engine.statistics.estimate import Estimate, finite, proportion, same_length
 
@@ -215,17 +215,17 @@ def _area(
 
 def _fare(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Share of the other kind that a case stands on the right side of; ties count half."""
-    everywhere = stats.rankdata(scores)
+    everywhere = scipy.stats.rankdata(scores)
     within = np.empty_like(everywhere)
-    within[positive] = stats.rankdata(scores[positive])
-    within[~positive] = stats.rankdata(scores[~positive])
+    within[positive] = scipy.stats.rankdata(scores[positive])
+    within[~positive] = scipy.stats.rankdata(scores[~positive])
     below = everywhere - within
     count, others = int(positive.sum()), int((~positive).sum())
     return np.where(positive, below / others, 1 - below / count)
 
 
 def _interval(value: float, error: float, confidence: float, scale: Scale) -> Estimate:
-    reach = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    reach = float(scipy.stats.norm.ppf((1 + confidence) / 2)) * error
     if scale is Scale.LOGIT and 0 < value < 1:
         middle, width = log(value / (1 - value)), reach / (value * (1 - value))
         low, high = (1 / (1 + exp(-(middle + side * width))) for side in (-1, 1))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def proportion(count: int, total: int, confidence: float = 0.95) -> Estimate | N
     """
     if total == 0:
         return None
-    interval = stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
     return Estimate(count / total, float(interval.low), float(interval.high))
 
 

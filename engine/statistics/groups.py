@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from engine.statistics.agreement import RegressionTable, regression_table
 from engine.statistics.estimate import finite, same_length
@@ -87,11 +87,11 @@ def compare_two(first: ArrayLike, second: ArrayLike, paired: bool = False) -> Co
         return _paired(one, two)
     normal = all((p := _shapiro(row)) is not None and p >= NORMAL_FROM for row in (one, two))
     if normal:
-        student = stats.ttest_ind(one, two)
+        student = scipy.stats.ttest_ind(one, two)
         return Comparison("Student's t", float(student.statistic), float(student.pvalue))
     if not len(one) or not len(two):
         return Comparison("Mann-Whitney", None, None)
-    found = stats.mannwhitneyu(one, two)
+    found = scipy.stats.mannwhitneyu(one, two)
     return Comparison("Mann-Whitney", float(found.statistic), float(found.pvalue))
 
 
@@ -100,7 +100,7 @@ def compare_several(groups: Sequence[ArrayLike]) -> Comparison:
     rows = [finite(group) for group in groups]
     if len(rows) < 2 or min(map(len, rows)) < 2 or all(np.ptp(row) == 0 for row in rows):
         return Comparison("one-way ANOVA", None, None)
-    found = stats.f_oneway(*rows)
+    found = scipy.stats.f_oneway(*rows)
     return Comparison("one-way ANOVA", float(found.statistic), float(found.pvalue))
 
 
@@ -114,7 +114,7 @@ def association(counts: Sequence[Sequence[int]]) -> Association:
     table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
     if min(table.shape) < 2:
         return Association("chi-square", None, 0, None, None)
-    found = stats.chi2_contingency(table, correction=False)
+    found = scipy.stats.chi2_contingency(table, correction=False)
     statistic = float(found.statistic)
     strength = cramers_v(statistic, int(table.sum()), *table.shape)
     return Association("chi-square", statistic, int(found.dof), float(found.pvalue), strength)
@@ -140,7 +140,7 @@ def bonferroni(p: Sequence[float]) -> tuple[float, ...]:
 
 def benjamini_hochberg(p: Sequence[float]) -> tuple[float, ...]:
     """p values that hold the share of false findings, in the order given."""
-    return tuple(float(one) for one in stats.false_discovery_control(finite(p))) if len(p) else ()
+    return tuple(float(one) for one in scipy.stats.false_discovery_control(finite(p))) if len(p) else ()
 
 
 def median_split(values: ArrayLike, low: str, high: str) -> tuple[str, ...]:
@@ -170,15 +170,15 @@ def _paired(one: NDArray[np.float64], two: NDArray[np.float64]) -> Comparison:
     difference = one - two
     p = _shapiro(difference)
     if p is not None and p >= NORMAL_FROM:
-        student = stats.ttest_rel(one, two)
+        student = scipy.stats.ttest_rel(one, two)
         return Comparison("Student's paired t", float(student.statistic), float(student.pvalue))
     if not difference.any():  # none at all, or no cases
         return Comparison("Wilcoxon signed rank", None, None)
-    found = stats.wilcoxon(one, two)
+    found = scipy.stats.wilcoxon(one, two)
     return Comparison("Wilcoxon signed rank", float(found.statistic), float(found.pvalue))
 
 
 def _shapiro(row: NDArray[np.float64]) -> float | None:
     if not 3 <= len(row) <= 5000 or np.ptp(row) == 0:  # the approximation of p holds up to 5000
         return None
-    return float(stats.shapiro(row).pvalue)
+    return float(scipy.stats.shapiro(row).pvalue)

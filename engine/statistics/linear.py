@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from engine.statistics.estimate import Estimate, finite, same_length
 
@@ -66,14 +66,14 @@ def multivariable_linear(
     beta, residual = _fit(design, y)
     variance = residual / freedom
     errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom))
+    reach = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom))
     coefficients = tuple(
         Coefficient(
             factor,
             group,
             Estimate(float(b), float(b - reach * e), float(b + reach * e)),
             float(e),
-            float(2 * stats.t.sf(abs(b / e), freedom)) if e > 0 else 0.0,
+            float(2 * scipy.stats.t.sf(abs(b / e), freedom)) if e > 0 else 0.0,
         )
         for (factor, group, _), b, e in zip(columns, beta[1:], errors[1:], strict=True)
     )
@@ -109,4 +109,4 @@ def _test(
     _, without = _fit(design[:, ~own], y)
     steps = int(own.sum())
     statistic = max(0.0, without - residual) / steps / (residual / freedom) if residual > 0 else float("inf")
-    return FactorTest(name, steps, statistic, float(stats.f.sf(statistic, steps, freedom)))
+    return FactorTest(name, steps, statistic, float(scipy.stats.f.sf(statistic, steps, freedom)))

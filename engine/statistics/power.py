@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from scipy import stats
+import scipy  # its parts load at first use
 
 
 def paired_power(difference: float, sd: float, cases: int, alpha: float = 0.05) -> float:
@@ -14,8 +14,8 @@ def paired_power(difference: float, sd: float, cases: int, alpha: float = 0.05) 
     if cases < 2 or sd <= 0:
         raise ValueError("power needs two cases and a spread")
     freedom, shift = cases - 1, abs(difference) / sd * sqrt(cases)
-    cut = float(stats.t.ppf(1 - alpha / 2, freedom))
-    return float(stats.nct.sf(cut, freedom, shift) + stats.nct.cdf(-cut, freedom, shift))
+    cut = float(scipy.stats.t.ppf(1 - alpha / 2, freedom))
+    return float(scipy.stats.nct.sf(cut, freedom, shift) + scipy.stats.nct.cdf(-cut, freedom, shift))
 
 
 def paired_sample_size(difference: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int:
