@@ -18,6 +18,7 @@ from typing import Any
 from dicom_node.config import NodeConfig
 from dicom_node.report.write import write_report
 from dicom_node.worker import place_of
+from engine.batch import Pipeline, Work
 from engine.errors import BadOption, DeploymentError, SeriesError, UnreadableInstance
 from engine.loading.headers import read_header
 from engine.programs.vertebral import VertebralProgram
@@ -36,6 +37,7 @@ from engine.records import (
 )
 from engine.selection import select
 from engine.series import series_of
+from engine.volume import Analysis
 
 RESULT_FORM = "trabecula.result"
 RESULT_VERSION = 1
@@ -132,21 +134,29 @@ def _analysed(
     if not wanted:
         yield from (_entry(one, chosen[one.series_instance_uid]) for one in series)
         return
-    told("opening models", 0, n := len(wanted))
+    told("opening models", 0, len(wanted))
     with VertebralProgram(config.vertebral, config.runtime) as program:
-        done = 0
-        for one in series:
-            choice = chosen[one.series_instance_uid]
-            entry = _entry(one, choice)
-            if choice.reason is None:
-                entry |= _outcome(program, one, output, config, _stage_told(told, done, n))
-                done += 1
-            yield entry
-    told("analysed", done, n)
+        found = _outcomes(program, wanted, output, config, told)
+    told("analysed", len(wanted), len(wanted))
+    for one in series:
+        yield _entry(one, chosen[one.series_instance_uid]) | found.get(one.series_instance_uid, {})
 
 
-def _stage_told(told: Told, done: int, total: int) -> Callable[[str], None]:
-    return lambda stage: told(f"analysing: {stage}", done, total)
+def _outcomes(
+    program: VertebralProgram, wanted: list[SeriesRef], output: Path, config: NodeConfig, told: Told
+) -> dict[str, dict[str, Any]]:
+    """What analysis and report add to each series' entry, by its UID; several are under way at the same time."""
+    known = {one.series_instance_uid: one for one in wanted}
+    found: dict[str, dict[str, Any]] = {}
+
+    def tell(stage: str) -> None:
+        told(f"analysing: {stage}", len(found), len(known))
+
+    pipeline = Pipeline[str]({Program.VERTEBRAL: program}, config.worker.in_flight, tell)
+    for uid, end in pipeline.run(Work(uid, Program.VERTEBRAL, one) for uid, one in known.items()):
+        tell("report")
+        found[uid] = _outcome(end, known[uid], output, config)
+    return found
 
 
 def _entry(series: SeriesRef, choice: Selection) -> dict[str, Any]:
@@ -166,16 +176,14 @@ def _entry(series: SeriesRef, choice: Selection) -> dict[str, Any]:
     }
 
 
-def _outcome(
-    program: VertebralProgram, series: SeriesRef, output: Path, config: NodeConfig, stage: Callable[[str], None]
-) -> dict[str, Any]:
-    """What the analysis of one series adds to its entry."""
+def _outcome(end: Analysis | Exception, series: SeriesRef, output: Path, config: NodeConfig) -> dict[str, Any]:
+    """What the end of one series' analysis adds to its entry."""
     try:
-        analysis = program.analyse(series, stage)
-        stage("report")
+        if isinstance(end, Exception):
+            raise end
         folder = output / folder_name(series)
         folder.mkdir(exist_ok=True)
-        written = write_report(analysis, folder, config.report)
+        written = write_report(end, folder, config.report)
     except SeriesError as aside:
         return {"outcome": "set_aside", "reason": str(aside.reason), "detail": aside.message}
     except DeploymentError:
@@ -195,7 +203,7 @@ def _outcome(
         for item in written.objects
     ]
     picture = written.picture_path and Path(written.picture_path).relative_to(output).as_posix()
-    result = result_table(analysis.result)
+    result = result_table(end.result)
     return {
         "outcome": "analysed",
         "reason": result["reason"],

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -44,14 +44,18 @@ class _Passing(Generic[Key]):
 class Pipeline(Generic[Key]):
     """Programs whose stages work at the same time; models stay open from series to series."""
 
-    def __init__(self, programs: Mapping[Program, StagedProgram[Any]], in_flight: int) -> None:
+    def __init__(
+        self, programs: Mapping[Program, StagedProgram[Any]], in_flight: int, told: Callable[[str], object] = str
+    ) -> None:
         """Hold the programs.
 
         Args:
             in_flight: series under way at most; each holds its volume.
+            told: called with the name of each stage when it begins to work, by that stage's thread.
         """
         self._programs = programs
         self._in_flight = in_flight
+        self._told = told
 
     def run(self, source: Iterator[Work[Key] | None]) -> Generator[tuple[Key, Analysis | Exception], None, None]:
         """Take work while there is room, and yield what is ready, in the order in which it becomes ready.
@@ -67,7 +71,7 @@ class Pipeline(Generic[Key]):
             DeploymentError: a person must act; what is under way is left.
         """
         finished: queue.SimpleQueue[tuple[_Passing[Key], Exception | None]] = queue.SimpleQueue()
-        line = _Line(self._programs, finished)
+        line = _Line(self._programs, finished, self._told)
         under_way, more = 0, True
         try:
             while more or under_way:
@@ -108,7 +112,9 @@ class _Line(Generic[Key]):
         self,
         programs: Mapping[Program, StagedProgram[Any]],
         finished: "queue.SimpleQueue[tuple[_Passing[Key], Exception | None]]",
+        told: Callable[[str], object],
     ) -> None:
+        self._told = told
         self._left = threading.Event()
         self._finished = finished
         self._doors: dict[Program, list[queue.SimpleQueue[_Passing[Key] | None]]] = {}
@@ -151,6 +157,7 @@ class _Line(Generic[Key]):
                 while len(some) < stage.together and (another := door.get_nowait()) is not None:
                     some.append(another)
             try:
+                self._told(stage.name)
                 failures = stage.run([passing.case for passing in some])
             except Exception as broken:  # of the machine, or a bug of the stage itself: told where the line is run
                 first.case = None

@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
@@ -190,6 +192,33 @@ def test_the_command_shows_what_was_found(small_series: SeriesTruth, tmp_path: P
     assert table["patient_key_scope"] == "site"
     assert site_key(read_config(config))
     assert not (tmp_path / "trabecula.db").exists()
+
+
+def test_series_of_a_folder_are_under_way_at_the_same_time(small_series: SeriesTruth, tmp_path: Path):
+    """While one is segmented the next is loaded; each of them ends in its reason, in the order of the series."""
+    random = np.random.default_rng(1)
+    for study in ("1", "2", "3"):
+        (tmp_path / "in" / study).mkdir(parents=True)
+        for n, path in enumerate(small_series.paths):
+            one = dcmread(path)
+            one.StudyInstanceUID, one.SeriesInstanceUID = f"1.2.826.0.1.{study}", f"1.2.826.0.1.{study}.1"
+            one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.{study}.1.{n + 1}"
+            one.PixelData = random.integers(0, 20, len(one.PixelData) // 2, np.uint16).tobytes()  # air
+            one.save_as(tmp_path / "in" / study / f"{n}")
+    loads, second = [], threading.Event()
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stage == "analysing: load":
+            loads.append(stage)
+            if len(loads) == 2:
+                second.set()
+        if stage == "analysing: segment":
+            assert second.wait(20)
+
+    table = analyse_folder(tmp_path / "in", tmp_path / "out", CONFIG, None, told)
+    assert [(one["series_instance_uid"], one["reason"]) for one in table["series"]] == [
+        (f"1.2.826.0.1.{study}.1", "no_vertebra") for study in ("1", "2", "3")
+    ]
 
 
 def test_an_output_inside_the_folder_is_not_read_again(archive: Path, tmp_path: Path):
