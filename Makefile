@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
 
-.PHONY: demo test bench accuracy check fix clean
+.PHONY: demo test bench results accuracy check fix clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the main job: a phantom archive in by C-STORE, SR and SQL rows out (demo/)"
 	@echo "make test    the whole test suite"
 	@echo "make bench   the benchmarks in a short form (bench/results/)"
+	@echo "make results  what was measured against what was wanted, on one page (bench/RESULTS.md)"
 	@echo "make accuracy  tables and figures of the models, remade from kept predictions (docs/models/accuracy.md)"
 	@echo "make check   formatting, lint, types, import contracts, doctests"
 	@echo "make fix     mend what ruff can mend"
@@ -44,6 +45,9 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m bench.receive --short
 	$(BIN)/python -m bench.database --short
 	$(BIN)/python -m bench.loader --short
+
+results:
+	@$(BIN)/python -m bench.results_page
 
 accuracy: $(VENV)/dev.stamp
 	$(BIN)/python -m bench.accuracy

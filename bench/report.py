@@ -2,6 +2,7 @@
 
 import json
 import platform
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +17,8 @@ def keep(name: str, figures: dict[str, Any]) -> Path:
     """Write figures beside the machine that they were measured on; returns the file."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    machine = {"processor": _processor(), "cpus": _cpus(), "python": platform.python_version()}
+    machine = {"processor": _processor(), "cpus": _cpus(), "python": platform.python_version(),
+               "date": datetime.now(UTC).date().isoformat(), **figures.pop("machine", {})}  # fmt: skip
     file.write_text(json.dumps({"machine": machine, **figures}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return file
 
