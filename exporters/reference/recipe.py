@@ -22,6 +22,7 @@ class DataRecipe:
     cases: int = 200
     first_seed: int = 100_000  # of the phantoms; tests and evaluations use others
     fine_share: float = 0.2  # scanned as a machine would, then brought to the network's grid as the engine does
+    finding_share: float = 0.0  # of the patients have fractures, metal, cement and islands far more often than in life
     scanners: tuple[str, ...] = ("siemens_force", "canon_one", "philips_ict", "uct_780", "siemens_lung")
     cohort: str = ""  # "peng" or "yoshida": patients, machines and splits of a paper, in the place of all the above
 

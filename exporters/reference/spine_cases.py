@@ -15,7 +15,7 @@ from engine.resampling import resample
 from engine.volume import CANONICAL, Geometry
 from exporters.reference.recipe import Recipe
 from exporters.reference.scanner import scan, scanner
-from exporters.reference.spine_phantom import SpinePhantom, draw_phantom, rasterise
+from exporters.reference.spine_phantom import RICH, SpinePhantom, draw_phantom, rasterise
 
 Case = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.uint8]]
 """HU without mineral, mineral in mg/cm3 (0 where it is already in the HU), tissue labels."""
@@ -50,7 +50,8 @@ def read_case(folder: Path) -> Case:
 def draw_case(recipe: Recipe, number: int) -> Case:
     """One case from its number."""
     rng = np.random.default_rng([recipe.seed, number])
-    phantom = draw_phantom(recipe.data.first_seed + number)
+    rich = np.random.default_rng([recipe.seed, number, 1]).random() < recipe.data.finding_share
+    phantom = draw_phantom(recipe.data.first_seed + number, options=RICH if rich else None)
     contrast = (None, None, "arterial", "arterial", "venous")[int(rng.integers(5))]
     step = recipe.manifest.input_spacing_mm
     grid = random_grid(phantom, rng, (step[0], step[1], step[2]))

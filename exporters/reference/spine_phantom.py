@@ -61,6 +61,9 @@ class PhantomOptions:
     cement: float = 0.02
 
 
+RICH = PhantomOptions(fracture=0.45, bone_island=0.3, metal=0.08, haemangioma=0.15, cement=0.12)
+"""What is rare happens often: for a network that is to outline crushed, plated and filled bodies as they are."""
+
 PLAIN = PhantomOptions(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Nothing odd happens."""
 
