@@ -14,10 +14,11 @@ import socket
 import struct
 import time
 from multiprocessing import get_context
+from threading import BrokenBarrierError
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 from pynetdicom.dsutils import encode
 
@@ -49,11 +50,13 @@ def image(series: str, study: str, number: int, syntax: str) -> tuple[str, bytes
     made.BitsAllocated = made.BitsStored = 16
     made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 15, 1, 1
     made.PhotometricInterpretation = "MONOCHROME2"
-    coarse = 1 if syntax == ExplicitVRLittleEndian else 64  # RLE of noise would be larger than the noise
+    coarse = 1 if syntax == ExplicitVRLittleEndian else 4  # RLE of noise would be larger than it; so it has about half
     noise = np.random.default_rng(number).integers(-1000, 1000, (512, 512 // coarse), dtype=np.int16)
     made.PixelData = np.repeat(noise, coarse, axis=1).tobytes()
     made["PixelData"].VR = "OW"
     if syntax != ExplicitVRLittleEndian:
+        made.file_meta = FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # so far
         made.compress(syntax, generate_instance_uid=False)
     return str(made.SOPInstanceUID), encode(made, is_implicit_vr=False, is_little_endian=True) or b""
 
@@ -132,6 +135,24 @@ def send_raw(port: int, images: list[bytes]) -> None:
 
 
 def _work(arguments: argparse.Namespace, number: int, ready: Any, start: Any, results: Any) -> None:
+    try:
+        images = _images(arguments, number)
+    except BaseException:
+        ready.abort()  # nobody waits for one that is gone
+        raise
+    messages = [data if arguments.raw else message(uid, data, n) for n, (uid, data) in enumerate(images)]
+    size_bytes = sum(len(data) for _, data in images)
+    ready.wait()
+    start.wait()
+    if arguments.raw:
+        send_raw(arguments.port, messages)
+    else:
+        syntax = RLELossless if arguments.rle else ExplicitVRLittleEndian
+        send(arguments.port, messages, syntax, arguments.called, arguments.per_image)
+    results.put((time.monotonic(), len(messages), size_bytes))
+
+
+def _images(arguments: argparse.Namespace, number: int) -> list[tuple[str, bytes]]:
     syntax = RLELossless if arguments.rle else ExplicitVRLittleEndian
     study, series = generate_uid(), generate_uid()
     count = arguments.images // arguments.associations
@@ -140,15 +161,7 @@ def _work(arguments: argparse.Namespace, number: int, ready: Any, start: Any, re
         uid, data = images[len(images) % 24]
         other = f"{uid[:-12]}{int.from_bytes(os.urandom(6), 'big') % 10**12:012d}"
         images.append((other, data.replace(uid.encode(), other.encode(), 1)))
-    messages = [data if arguments.raw else message(uid, data, n) for n, (uid, data) in enumerate(images)]
-    size_bytes = sum(len(data) for _, data in images)
-    ready.wait()
-    start.wait()
-    if arguments.raw:
-        send_raw(arguments.port, messages)
-    else:
-        send(arguments.port, messages, syntax, arguments.called, arguments.per_image)
-    results.put((time.monotonic(), len(messages), size_bytes))
+    return images
 
 
 def main() -> None:
@@ -167,7 +180,10 @@ def main() -> None:
     workers = [context.Process(target=_work, args=(asked, n, ready, start, results)) for n in range(asked.associations)]
     for worker in workers:
         worker.start()
-    ready.wait()
+    try:
+        ready.wait()
+    except BrokenBarrierError:
+        raise SystemExit("a sender failed") from None
     began = time.monotonic()
     start.set()
     done: list[tuple[float, int, int]] = []
