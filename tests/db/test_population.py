@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db import schema
 from db.connection import DatabaseOptions, open_database
-from db.migrate import check, upgrade
+from db.migrate import check, downgrade, upgrade
 from db.population import summary, views
 from db.results import complete
 from db.scanners import study_day
@@ -225,6 +225,21 @@ def test_views_are_read_in_the_order_of_rows_and_only_the_drift_in_that_of_its_i
     assert read_by("ix_population_drift") == {"scanner_drift"}
     assert read_by("ix_population_current") == {"cohort", "longitudinal_change"}
     assert read_by("ix_population_low") == {"worklist"}
+
+
+def test_who_gathered_statistics_before_an_upgrade_gets_its_indexes_used(database, examine):
+    if database.dialect != "sqlite":
+        pytest.skip("PostgreSQL gathers by itself")
+    for number in range(40):
+        examine(number + 1, f"p{number}", "20200101", 100.0 + number)
+    downgrade(database, "0007")
+    with database.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    upgrade(database)
+    with database.read() as connection:
+        assert "ix_population_current" in str(
+            connection.exec_driver_sql("EXPLAIN QUERY PLAN SELECT * FROM cohort").all()
+        )
 
 
 def test_a_measurement_tells_where_it_came_from(database, examine):
