@@ -22,7 +22,6 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813 - its own custom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -154,7 +153,9 @@ def by_pydicom(paths: list[str]) -> dict[float, NDArray[Any]]:
     return {float(one.ImagePositionPatient[2]): one.pixel_array for one in read}
 
 
-def by_simpleitk(paths: list[str]) -> sitk.Image:
+def by_simpleitk(paths: list[str]) -> Any:
+    import SimpleITK as sitk  # noqa: N813 - its own custom; only those who compare need it
+
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(paths)
     return reader.Execute()
@@ -195,8 +196,10 @@ def measure_loading(name: str, count: int, rounds: int) -> tuple[dict[str, objec
     return figures, row
 
 
-def check_same(volume: Volume, slices: dict[float, NDArray[Any]], image: sitk.Image) -> None:
+def check_same(volume: Volume, slices: dict[float, NDArray[Any]], image: Any) -> None:
     """All three must give the same voxels."""
+    import SimpleITK as sitk  # noqa: N813 - its own custom
+
     whole = sitk.GetArrayFromImage(image)
     for k, place in enumerate(sorted(slices)):
         hounsfield = slices[place].astype(int) - 1024
@@ -234,6 +237,8 @@ def exact(values: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[n
 
 
 def measure_resampling(count: int, rounds: int) -> tuple[dict[str, object], list[str]]:
+    import SimpleITK as sitk  # noqa: N813 - its own custom
+
     volume = load(series_at(write("evle", count)), LoadingOptions())
     target = canonical_grid(volume.geometry, (1.5, 1.5, 1.5))
     image = sitk.GetImageFromArray(volume.hounsfield)

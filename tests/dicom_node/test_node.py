@@ -160,7 +160,7 @@ def test_what_dies_is_started_again_and_its_job_is_taken_over(node: Running, sma
     until(lambda: node.counts().jobs.get("leased"))
     first = node.children()["work"]
     first.send_signal(signal.SIGKILL)
-    until(lambda: "work" in node.children() and node.children()["work"].pid != first.pid)
+    until(lambda: node.children().get("work", first).pid != first.pid)
     until(lambda: not node.counts().series.get("waiting") and node.counts().jobs, 60)
     counts = node.counts()
     assert sum(counts.series.values()) == 1
