@@ -16,6 +16,7 @@ from types import FrameType
 from db.connection import Database, open_database
 from db.migrate import upgrade
 from dicom_node.config import NodeConfig
+from engine.records import Program
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,17 @@ def current_database(config: NodeConfig) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def end_if_stages_are_left(status: int = 0) -> None:
+    """End this process here and now, where threads of an analysis that was left are still at work in a library.
+
+    The interpreter would throw them out of it at its own end, which OpenVINO's C++ takes for a fault, and aborts.
+    """
+    kinds = tuple(f"{kind} " for kind in Program)  # as `engine.batch` names its threads
+    if any(thread.name.startswith(kinds) for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(status)
 
 
 def stopped_by_signal() -> threading.Event:

@@ -245,6 +245,32 @@ def test_a_worker_in_the_middle_of_a_job_gives_it_back(tmp_path: Path, start: St
     assert counts.jobs in ({"ready": 1}, {"done": 1})  # given back, or it was quicker than the grace
 
 
+IN_THE_NETWORK = """
+import threading
+import numpy as np
+from dicom_node.process import end_if_stages_are_left
+from engine.runtime.manifest import PACKAGED_MODELS, find_package
+from engine.runtime.openvino_session import OpenVinoSession
+
+session = OpenVinoSession(find_package(PACKAGED_MODELS, "vertebral_bmd"), threads=1)
+began = threading.Event()
+
+def goes_on():
+    while True:
+        session.infer(np.zeros((1, 1, *session.manifest.input_shape), np.float32))
+        began.set()
+
+threading.Thread(target=goes_on, name="vertebral segment", daemon=True).start()
+began.wait()
+end_if_stages_are_left()
+"""
+
+
+def test_a_process_that_leaves_an_analysis_in_a_network_ends_in_order():
+    ended = subprocess.run([sys.executable, "-c", IN_THE_NETWORK], cwd=ROOT, capture_output=True, timeout=120)
+    assert (ended.returncode, b"terminate" in ended.stderr) == (0, False)
+
+
 def test_the_ready_file_of_an_earlier_run_is_not_mistaken_for_this_one_s(tmp_path: Path, start: Start):
     (tmp_path / "work.json").write_text("{}")
     (tmp_path / "node.toml").write_text("[runtime]\nmodels = 'nowhere'")
