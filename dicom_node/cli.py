@@ -288,7 +288,11 @@ def version() -> None:
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        process.end_if_stages_are_left(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
 
 
 def _say(line: str) -> None:

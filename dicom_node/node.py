@@ -31,7 +31,7 @@ from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
 from dicom_node.intake.studies import Closer
 from dicom_node.peers.commitment import report_taker
-from dicom_node.process import Ready, current_database, end_if_stages_are_left, on_stop, stopped_by_signal
+from dicom_node.process import Ready, current_database, on_stop, stopped_by_signal
 from dicom_node.sender.lines import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
@@ -99,11 +99,9 @@ def work(config: NodeConfig, ready: Ready, until_idle: bool = False) -> int:
         on_stop(lambda: _stop_worker(worker, config.worker.stop_grace_s))
         ready({})
         try:
-            taken = worker.run(until_idle)
+            return worker.run(until_idle)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    end_if_stages_are_left()
-    return taken
 
 
 def send(config: NodeConfig, ready: Ready, until_idle: bool = False) -> int:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def current_database(config: NodeConfig) -> Iterator[Database]:
         database.close()
 
 
-def end_if_stages_are_left(status: int = 0) -> None:
+def end_if_stages_are_left(status: int) -> None:
     """End this process here and now, where threads of an analysis that was left are still at work in a library.
 
     The interpreter would throw them out of it at its own end, which OpenVINO's C++ takes for a fault, and aborts.
@@ -74,6 +75,8 @@ def end_if_stages_are_left(status: int = 0) -> None:
     kinds = tuple(f"{kind} " for kind in Program)  # as `engine.batch` names its threads
     if any(thread.name.startswith(kinds) for thread in threading.enumerate()):
         logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 

@@ -15,8 +15,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dicom_node.backfill.source import Findings, GoOn, Part, Refusal, Take, chosen
+from dicom_node.backfill.source import Findings, Part, Refusal, Take, chosen
 from dicom_node.intake.taking import opened
+from dicom_node.peers.query import GoOn
 from engine.errors import BadOption, DeploymentError, PeerError, UnreadableInstance
 from engine.loading.headers import read_header
 from engine.records import InstanceHeader, Reason, SeriesRef

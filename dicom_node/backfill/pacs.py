@@ -14,7 +14,7 @@ from dicom_node.backfill.answers import KEYS, SERIES_KEYS, headers_of, ruled_out
 from dicom_node.backfill.calling import archive_peer
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.backfill.order import Order
-from dicom_node.backfill.source import Findings, GoOn, Part, Take, chosen
+from dicom_node.backfill.source import Findings, Part, Take, chosen
 from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import Command, read_content
 from dicom_node.intake.taking import Offered
@@ -90,7 +90,7 @@ class PacsSource:
         uids: Sequence[str],
         whole: bool,
         take: Take,
-        go_on: GoOn,
+        go_on: query.GoOn,
     ) -> None:
         """By C-GET or C-MOVE."""
         asked = query.requests(study_instance_uid, series_instance_uid, uids, whole)

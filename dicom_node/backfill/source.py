@@ -10,14 +10,12 @@ from typing import Protocol
 
 from db.backfill import FoundSeries
 from dicom_node.intake.taking import Offered
+from dicom_node.peers.query import GoOn
 from engine.records import Program, Reason, SeriesRef
 from engine.selection import SelectionOptions, select
 
 Take = Callable[[Offered], bool]
 """What a source calls with each instance; False: it could not be kept now, and the source should stop."""
-
-GoOn = Callable[[], bool]
-"""What a source asks while it waits for an archive; False: it should leave it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from db.backfill import FoundSeries
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS, header_of, headers_of, instances_told, ruled_out, uids_of
 from dicom_node.backfill.options import Archive, BackfillOptions
 from dicom_node.backfill.order import Order
-from dicom_node.backfill.source import Findings, GoOn, Part, Take, chosen
+from dicom_node.backfill.source import Findings, Part, Take, chosen
 from dicom_node.intake.taking import opened
 from dicom_node.peers.dicomweb import DicomWeb, Server
+from dicom_node.peers.query import GoOn
 from engine.errors import UnreadableInstance
 from engine.records import InstanceHeader
 from engine.selection import SelectionOptions

@@ -262,13 +262,14 @@ def goes_on():
 
 threading.Thread(target=goes_on, name="vertebral segment", daemon=True).start()
 began.wait()
-end_if_stages_are_left()
+print("said", end="")
+end_if_stages_are_left(3)
 """
 
 
 def test_a_process_that_leaves_an_analysis_in_a_network_ends_in_order():
     ended = subprocess.run([sys.executable, "-c", IN_THE_NETWORK], cwd=ROOT, capture_output=True, timeout=120)
-    assert (ended.returncode, b"terminate" in ended.stderr) == (0, False)
+    assert (ended.returncode, ended.stdout, b"terminate" in ended.stderr) == (3, b"said", False)
 
 
 def test_the_ready_file_of_an_earlier_run_is_not_mistaken_for_this_one_s(tmp_path: Path, start: Start):
