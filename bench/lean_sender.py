@@ -102,9 +102,14 @@ def read_pdu(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def status_of(body: bytes) -> int:
-    """Of a C-STORE response."""
-    at = body.index(struct.pack("<HHI", 0, 0x0900, 2))
-    return int(struct.unpack_from("<H", body, at + 8)[0])
+    """Of a C-STORE response: one item that holds a whole command set."""
+    at = 6
+    while at + 8 <= len(body):
+        _, element, length = struct.unpack_from("<HHI", body, at)
+        if element == 0x0900:
+            return int.from_bytes(body[at + 8 : at + 8 + length], "little")
+        at += 8 + length
+    raise SystemExit("an answer has no status")
 
 
 def send(port: int, messages: list[bytes], syntax: str, called: str, per_image: bool) -> None:
@@ -114,8 +119,10 @@ def send(port: int, messages: list[bytes], syntax: str, called: str, per_image: 
         connection = connection or associate(port, syntax, called)
         connection.sendall(one)
         kind, body = read_pdu(connection)
-        if kind != 4 or status_of(body) != 0:
+        if kind != 4:
             raise SystemExit(f"an image was not stored: PDU {kind}")
+        if status := status_of(body):
+            raise SystemExit(f"an image was not stored: {status:04X}")
         if per_image:
             release(connection)
             connection = None

@@ -94,6 +94,7 @@ IMAGES = {"per_image_1": 0.4, "per_image_4": 0.4}  # of the number, where a run 
 @contextmanager
 def running(receiver: Receiver) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
     """A receiver on a port and an empty folder of its own."""
+    os.sync()  # the disk owes nothing to the one before: neither bytes that it left, nor the end of its files
     with tempfile.TemporaryDirectory(dir=".", prefix="receive-", ignore_cleanup_errors=True) as name:
         folder, port = Path(name).absolute(), free_port()
         quiet = subprocess.DEVNULL

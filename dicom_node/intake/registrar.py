@@ -155,6 +155,11 @@ class Registrar:
                 raise
 
     def _register_waiting(self) -> None:
+        """A transaction of what waits, and further ones while they would be full; a few that came since gather again.
+
+        A transaction costs nearly the same for one instance as for many, and while it runs the door waits for its
+        turns of the interpreter.
+        """
         while True:
             with self._changed:
                 batch = list(islice(self._waiting, self._options.most_together))
@@ -163,6 +168,8 @@ class Registrar:
             self._register(batch)
             for _ in batch:  # only this thread takes from it, and only what is registered
                 self._waiting.popleft()
+            if not self._enough():
+                return
 
     def _register(self, batch: Sequence[Arrival]) -> None:
         """One transaction; or, if that fails for no reason of the database's own, one for each."""

@@ -1,6 +1,7 @@
 """What the spool holds becomes rows, whatever comes between."""
 
 import hashlib
+import logging
 import sys
 import threading
 import time
@@ -70,6 +71,24 @@ def test_offers_become_rows(registrar, arrive, database):
     assert set(rows(database, "SELECT size_bytes, sha256 FROM instance")) == {
         (arrival.size_bytes, arrival.sha256) for arrival in arrivals
     }
+
+
+def test_instances_that_come_without_a_pause_gather_between_transactions(database, spool, arrive, caplog):
+    caplog.set_level(logging.INFO, "dicom_node.intake.registrar")
+    options = replace(QUICK, gather_s=0.1)
+    with Registrar(database, spool, KEY, options) as running:
+        assert running.caught_up.wait(10)
+        began = time.monotonic()
+        arrivals = [arrive() for _ in range(8)]
+        for arrival in arrivals:
+            running.offer(arrival)
+        for _ in range(120):  # each comes while the one before is being registered, or soon after
+            arrivals.append(arrive())
+            running.offer(arrivals[-1])
+        wait_for(lambda: len(paths(database)) == len(arrivals))
+        seconds = time.monotonic() - began
+    transactions = sum("registered" in record.message for record in caplog.records)
+    assert 1 <= transactions <= seconds / options.gather_s + 1
 
 
 def test_what_was_stored_while_nobody_registered_is_found_at_the_start(database, spool, arrive):
