@@ -8,10 +8,8 @@ averaged here.
 
 import csv
 import gzip
-import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,9 +25,10 @@ from engine.runtime.manifest import ModelPackage
 from engine.runtime.session import Session
 from engine.segmentation.vertebrae import SegmentationOptions, segment
 from engine.volume import Geometry, Volume
+from exporters.reference.kept_scans import kept_scan
 from exporters.reference.phantom_series import uid_from
 from exporters.reference.recipe import Recipe
-from exporters.reference.scanner import UNSEEN, UNSEEN_KERNEL, Scanner, scan, scanner
+from exporters.reference.scanner import UNSEEN, UNSEEN_KERNEL, Scanner, scanner
 from exporters.reference.spine_phantom import SpinePhantom, draw_phantom, field_of_view
 
 FIRST_SEED = 950_000  # of the phantoms; trainings draw below 900 000, the card's figures from there
@@ -108,25 +107,12 @@ def _view(rng: np.random.Generator, phantom: SpinePhantom, view: str, machine: S
     return Geometry((k + below, j, i), whole.spacing_mm, (x, y, z - below * whole.spacing_mm[0]), whole.direction)
 
 
-def kept_scan(case: ScanCase, cache: Path | None) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """HU, and the truth's bodies by number; from the cache where it is there: drawing takes longer than the rest."""
-    drawn = hashlib.sha256(repr((case.phantom.seed, case.machine, case.contrast, case.geometry)).encode()).hexdigest()
-    file = None if cache is None else cache / f"scan_{case.number:04}_{drawn[:8]}.npz"
-    if file is not None and file.exists():
-        kept = np.load(file)
-        return kept["hounsfield"], kept["bodies"]
-    hounsfield, truth = scan(case.phantom, case.machine, case.geometry, seed=case.phantom.seed, contrast=case.contrast)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{os.getpid()}.{file.name}")
-        np.savez_compressed(aside, hounsfield=hounsfield, bodies=truth.bodies)
-        aside.rename(file)
-    return hounsfield, truth.bodies
-
-
 def predict(case: ScanCase, session: Session, cache: Path | None = None) -> list[BodyRow]:
     """Scan, segment, name, and compare with the truth."""
-    hounsfield, truth = kept_scan(case, cache)
+    hounsfield, truth = kept_scan(
+        cache, f"scan_{case.number:04}", case.phantom, case.machine, case.geometry, seed=case.phantom.seed,
+        contrast=case.contrast,
+    )  # fmt: skip
     uids = tuple(uid_from(f"{case.number} {k}") for k in range(case.geometry.shape[0]))
     volume = Volume(case.geometry, hounsfield, uid_from(str(case.number)), uids)
     try:

@@ -11,10 +11,8 @@ truth masks it is the rule alone that is asked; end to end, the network's outlin
 import argparse
 import csv
 import gzip
-import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -34,9 +32,10 @@ from engine.runtime.manifest import find_package
 from engine.runtime.session import Session
 from engine.runtime.sharing import ask_together
 from engine.segmentation.vertebrae import SegmentationOptions, segmenting
-from engine.volume import CANONICAL, Geometry, Segmentation, Volume
+from engine.volume import Geometry, Segmentation, Volume
 from exporters.reference.findings import FRACTURES, Finding, Kind
-from exporters.reference.scanner import SCANNERS, Scanner, scan
+from exporters.reference.kept_scans import kept_scan
+from exporters.reference.scanner import SCANNERS, Scanner
 from exporters.reference.spine_phantom import PhantomOptions, SpinePhantom, draw_phantom, field_of_view, levels_in_view
 
 FIRST_SEED = 7_300_000  # of patients that no training has seen
@@ -64,35 +63,10 @@ class Scan:
     contrast: str | None
 
 
-def kept_case(number: int, cache: Path | None) -> Scan:
-    """A case from the cache, or drawn and kept there: drawing takes longer than all that is asked of it."""
-    drawn = hashlib.sha256(repr((FIRST_SEED, _odds(number), _machine(number))).encode()).hexdigest()[:8]
-    file = None if cache is None else cache / f"case_{number:04}_{drawn}.npz"
-    if file is None or not file.exists():
-        case = draw_case(number)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(f".{os.getpid()}.{file.name}")
-            geometry = case.volume.geometry
-            np.savez_compressed(
-                aside, hounsfield=case.volume.hounsfield, bodies=case.truth.labels, contrast=case.contrast or "",
-                spacing_mm=geometry.spacing_mm, origin_mm=geometry.origin_mm,
-            )  # fmt: skip
-            aside.rename(file)
-        return case
-    kept = np.load(file)
-    phantom, hounsfield = _patient(number), kept["hounsfield"]
-    k, j, i = hounsfield.shape
-    spacing, origin = (tuple(float(value) for value in kept[name]) for name in ("spacing_mm", "origin_mm"))
-    grid = Geometry((k, j, i), spacing, origin, CANONICAL)  # type: ignore[arg-type]
-    volume, truth = Volume(grid, hounsfield, str(number), ()), Segmentation(grid, kept["bodies"], phantom.levels)
-    return Scan(phantom, _machine(number), volume, truth, str(kept["contrast"]) or None)
-
-
-def draw_case(number: int) -> Scan:
-    """A patient with a field of view, a scanner, and contrast in one of three."""
+def draw_case(number: int, cache: Path | None = None) -> Scan:
+    """A patient with a field of view, a scanner, and contrast in one of three; a scan in the cache stays."""
     rng = np.random.default_rng([FIRST_SEED, number])
-    phantom, machine = _patient(number), _machine(number)
+    phantom, machine = draw_phantom(FIRST_SEED + number, options=_odds(number)), SCANNERS[number % len(SCANNERS)]
     contrast = (None, None, None, None, "arterial", "venous")[int(rng.integers(6))]
     lowest = (VertebralLevel.L2, VertebralLevel.L4, VertebralLevel.S1)[int(rng.integers(3))]
     margin = float(rng.uniform(-14.0, 6.0)) if lowest is VertebralLevel.L2 else 10.0
@@ -103,9 +77,9 @@ def draw_case(number: int) -> Scan:
     )  # fmt: skip
     if margin < 10.0:
         grid = _raised(grid, 10.0 - margin)
-    hounsfield, raster = scan(phantom, machine, grid, seed=number, contrast=contrast)
+    hounsfield, bodies = kept_scan(cache, f"case_{number:04}", phantom, machine, grid, seed=number, contrast=contrast)
     return Scan(
-        phantom, machine, Volume(grid, hounsfield, str(number), ()), Segmentation(grid, raster.bodies, phantom.levels),
+        phantom, machine, Volume(grid, hounsfield, str(number), ()), Segmentation(grid, bodies, phantom.levels),
         contrast,
     )  # fmt: skip
 
@@ -183,16 +157,8 @@ def _raised_flags(
     return {(flag.reason, flag.finding_site) for flag in flags}
 
 
-def _patient(number: int) -> SpinePhantom:
-    return draw_phantom(FIRST_SEED + number, options=_odds(number))
-
-
 def _odds(number: int) -> PhantomOptions:
     return OFTEN if number < FIRST_HALF else ALWAYS
-
-
-def _machine(number: int) -> Scanner:
-    return SCANNERS[number % len(SCANNERS)]
 
 
 def _raised(grid: Geometry, by_mm: float) -> Geometry:
@@ -246,7 +212,7 @@ def main() -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for number in range(chosen.first, chosen.first + chosen.cases):
-        writer.writerows(ask(kept_case(number, chosen.cache), session))
+        writer.writerows(ask(draw_case(number, chosen.cache), session))
         print(f"\rcase {number}", end="", flush=True)
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))

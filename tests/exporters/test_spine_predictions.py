@@ -24,7 +24,6 @@ from exporters.spine_predictions import (
     draw_scan,
     expectations,
     figures,
-    kept_scan,
 )
 
 L = VertebralLevel
@@ -105,13 +104,3 @@ def test_rows_are_written_as_a_table_that_reads_back(case, truth):
     assert [row["level"] for row in read] == [row.level for row in rows]
     assert list(read[0]) == list(BodyRow.__slots__)
     assert as_table(rows) == as_table(rows)
-
-
-def test_a_kept_scan_is_the_scan(case, tmp_path):
-    small = replace(case, geometry=case.geometry.box((slice(40, 44), slice(30, 50), slice(30, 50))))
-    drawn, kept = kept_scan(small, tmp_path), kept_scan(small, tmp_path)
-    (file,) = tmp_path.iterdir()
-    assert all(np.array_equal(a, b) for a, b in zip(drawn, kept, strict=True))
-    assert all(np.array_equal(a, b) for a, b in zip(drawn, kept_scan(small, None), strict=True))
-    kept_scan(replace(small, contrast="venous"), tmp_path)
-    assert len({*tmp_path.iterdir()} - {file}) == 1
