@@ -112,7 +112,8 @@ def _models(config: NodeConfig) -> Iterator[Check]:
 def _calibration(config: NodeConfig) -> Iterator[Check]:
     options = config.vertebral.calibration
     if not options.table:
-        unknown = f"no table; the network's density of a scanner is then '{options.uncalibrated}'"
+        then = "withheld" if options.uncalibrated == "withhold" else "given, with a flag"
+        unknown = f"no table; the network's density is {then}"
         yield Check("calibration", State.NOTE, unknown)
         return
     try:

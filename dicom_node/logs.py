@@ -24,7 +24,7 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
-from engine.errors import ScreeningError
+from engine.errors import DeploymentError, ScreeningError
 
 OURS = ("dicom_node", "db", "engine", "exporters", "trabecula")
 """Loggers whose texts are ours."""
@@ -64,7 +64,11 @@ class LogOptions:
 
 
 def configure_logs(options: LogOptions) -> None:
-    """Send every line of this process through the formatter, warnings and uncaught exceptions too."""
+    """Send every line of this process through the formatter, warnings and uncaught exceptions too.
+
+    Raises:
+        DeploymentError: the log file can't be written.
+    """
     handler = _handler(options)
     handler.addFilter(_Flood())
     root = logging.getLogger()
@@ -76,6 +80,7 @@ def configure_logs(options: LogOptions) -> None:
         logging.getLogger(name).setLevel(options.level)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # speaks of values only
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+    logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL + 1)  # peers.association says why, in our words
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # what can't be written would be printed with its arguments
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)\b")
@@ -224,7 +229,10 @@ class _Flood(logging.Filter):
 def _handler(options: LogOptions) -> logging.Handler:
     handler: logging.Handler
     if options.file:
-        handler = logging.handlers.WatchedFileHandler(options.file, encoding="utf-8")
+        try:
+            handler = logging.handlers.WatchedFileHandler(options.file, encoding="utf-8")
+        except OSError as bad:
+            raise DeploymentError(f"the log file can't be written ({bad.strerror}); see 'logs.file'") from None
     elif options.format is LogFormat.RICH:
         from rich.console import Console
         from rich.logging import RichHandler

@@ -2,6 +2,8 @@
 An association that we ask for: made, used and released; its failures in our words.
 """
 
+import errno
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,17 +104,43 @@ def association(
             evt_handlers=list(handlers),
             tls_args=None if peer.tls is None else (peer.tls.context(peer.name), peer.host),
         )
-    except (OSError, RuntimeError) as bad:  # a name that does not resolve, no route
-        raise PeerAway(f"'{peer.name}' can't be reached ({type(bad).__name__})") from None
+    except (OSError, RuntimeError):  # a name that does not resolve, no route
+        raise PeerAway(f"'{peer.name}' can't be reached: {why_not(peer)}") from None
     if made.is_rejected:
         raise PeerAway(f"'{peer.name}' rejected the association: {made.acceptor.primitive.reason_str}")
     if not made.is_established and not made.rejected_contexts:
-        raise PeerAway(f"'{peer.name}' can't be reached, or did not answer")
+        raise PeerAway(f"'{peer.name}' can't be reached: {why_not(peer)}")
     try:
         yield made
     finally:
         if made.is_established:
             made.release()
+
+
+def why_not(peer: Peer) -> str:
+    """What is in the way to a peer, found by a connection of its own: pynetdicom tells its log alone.
+
+    Raises:
+        DeploymentError: as `Tls.context`.
+    """
+    context = None if peer.tls is None else peer.tls.context(peer.name)
+    try:
+        with socket.create_connection((peer.host, peer.port), peer.connect_timeout_s) as plain:
+            if context is not None:
+                context.wrap_socket(plain, server_hostname=peer.host).close()
+    except ssl.SSLCertVerificationError as bad:
+        return f"its certificate is not taken ({bad.verify_message})"
+    except ssl.SSLError as bad:
+        return f"there, but TLS fails ({bad.reason or 'ended by the peer'})"
+    except socket.gaierror:
+        return "its host name is not known here"
+    except TimeoutError:
+        return f"nothing answers within {peer.connect_timeout_s:g} s"
+    except OSError as bad:
+        return "nobody listens there" if bad.errno == errno.ECONNREFUSED else bad.strerror or type(bad).__name__
+    perhaps = "speaks TLS alone" if peer.tls is None else "" if peer.tls.certificate else "wants a certificate of ours"
+    told = "it takes a connection, but answers no request for an association"
+    return f"{told}; perhaps it {perhaps}" if perhaps else told
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dicom_node import logs
 from dicom_node.logs import LogFormat, LogOptions, configure_logs, short_uid, shown
-from engine.errors import BadOption, UnreadableInstance
+from engine.errors import BadOption, DeploymentError, UnreadableInstance
 from engine.options import read_options
 from engine.records import Reason
 
@@ -62,6 +62,11 @@ def test_of_anothers_line_only_the_place_is_told(file):
     assert "ZZMARK" not in text
     assert len(lines(file)) == 6
     assert "test_of_anothers_line_only_the_place_is_told" in text
+
+
+def test_a_log_file_that_can_not_be_written_is_told_in_words(tmp_path):
+    with pytest.raises(DeploymentError, match=r"the log file can't be written .*'logs.file'"):
+        configure_logs(LogOptions(file=str(tmp_path / "nowhere" / "node.log")))
 
 
 def test_of_anothers_exception_only_type_and_place_are_told_and_ours_is_told_whole(file):

@@ -36,6 +36,8 @@ from engine.errors import BadOption, PeerError
 from engine.options import read_options
 from engine.records import InstanceHeader, ModelRef, Program, ReportObject, ScreeningResult, Selection
 
+from .papers import Papers
+
 pytestmark = pytest.mark.filterwarnings(  # pynetdicom leaves the socket of a refused connection to the collector
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -376,10 +378,20 @@ def test_a_sender_that_hangs_ends_its_process_and_loses_nothing(reports: Reports
 def test_echo_tells_whether_a_peer_is_there():
     with peer() as there:
         echo(pacs(there.port), options())
-    with pytest.raises(PeerError, match="can't be reached"):
+    with pytest.raises(PeerError, match="'pacs' can't be reached: nobody listens there"):
         echo(pacs(free_port()), options())
-    with pytest.raises(PeerError, match="can't be reached"):
+    with pytest.raises(PeerError, match="can't be reached: its host name is not known here"):
         echo(Destination("nowhere", "PACS", "no-such-host.invalid", 104), options())
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        with pytest.raises(PeerError, match="takes a connection, but answers no request"):
+            echo(pacs(mute.getsockname()[1]), options(association_timeout_s=0.2))
+
+
+def test_of_tls_it_is_told_what_is_wrong(papers: Papers):
+    with peer() as there, pytest.raises(PeerError, match="there, but TLS fails"):
+        echo(replace(pacs(there.port), tls_authorities=papers.authority), options())
 
 
 def test_a_mute_peer_is_given_up_after_its_time(reports: Reports):
@@ -523,9 +535,9 @@ def test_dcmtk_takes_what_is_sent_over_tls_and_only_if_it_is_who_it_says(reports
         trusted = replace(pacs(port), tls_authorities=str(tmp_path / "theirs.pem"))
         doubted = replace(pacs(port), tls_authorities=str(tmp_path / "another.pem"))
         until(lambda: _answers(trusted))
-        with pytest.raises(PeerError):
+        with pytest.raises(PeerError, match="its certificate is not taken"):
             echo(doubted, options())
-        with pytest.raises(PeerError):
+        with pytest.raises(PeerError, match="takes a connection, but"):
             echo(pacs(port), options())  # without TLS
         assert Sender(reports.database, options(trusted)).run(until_idle=True) == 2
 
