@@ -37,8 +37,20 @@ NO, DEPLOYMENT, NOTHING_TO_ANALYSE = 1, process.DEPLOYMENT_ERROR, 3
 DEBUG = "TRABECULA_DEBUG"
 
 
+ORDER = (
+    *("run", "receive", "work", "send", "analyse", "backfill"),
+    *("status", "retry", "clear", "doctor", "explain"),
+    *("query", "cohort", "agreement", "report", "export", "densitometry", "grant", "version"),
+)
+"""Of the commands in the help, as in docs/cli.md."""
+
+
 class Commands(TyperGroup):
     """Says errors in one line; a trace is for who asks for it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """What runs the node first, what asks it last."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Parse, call, and end with a status."""
@@ -127,7 +139,7 @@ def work(
     ready_file: ReadyFile = None,
     supervised: Supervised = False,
 ) -> None:
-    """Analyse the series that wait, one after the other."""
+    """Analyse the series that wait, some at the same time."""
     _, options = node_process(context, config, supervised)
     node.work(options, process.announce("work", ready_file), until_idle)
 
@@ -140,7 +152,7 @@ def send(
     ready_file: ReadyFile = None,
     supervised: Supervised = False,
 ) -> None:
-    """Send the reports that wait to their destinations by C-STORE."""
+    """Send the reports that wait to their destinations, by C-STORE or STOW-RS."""
     _, options = node_process(context, config, supervised)
     node.send(options, process.announce("send", ready_file), until_idle)
 

@@ -84,6 +84,11 @@ def test_the_page_speaks_of_no_command_that_is_not_there():
     assert set(re.findall(r"^## (\w+)$", PAGE, flags=re.MULTILINE)) == set(COMMANDS)
 
 
+def test_the_help_lists_the_commands_in_the_order_of_the_page():
+    told = re.findall(r"^\W{1,3}([a-z]+) ", call("--help").output.partition("Commands")[2], flags=re.MULTILINE)
+    assert told == re.findall(r"^## (\w+)$", PAGE, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["", *sorted(COMMANDS)])
 def test_help_is_given(name: str):
     told = call(*([name] if name else []), "--help")
