@@ -64,7 +64,7 @@ class Scan:
 
 
 def draw_case(number: int, cache: Path | None = None) -> Scan:
-    """A patient with a field of view, a scanner, and contrast in one of three; a scan in the cache stays."""
+    """A patient with a field of view, a scanner, and contrast in one of three; the scan may come from the cache."""
     rng = np.random.default_rng([FIRST_SEED, number])
     phantom, machine = draw_phantom(FIRST_SEED + number, options=_odds(number)), SCANNERS[number % len(SCANNERS)]
     contrast = (None, None, None, None, "arterial", "venous")[int(rng.integers(6))]
