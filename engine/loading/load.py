@@ -33,6 +33,7 @@ from engine.selection import CT_IMAGE, MULTIFRAME_CT
 from engine.volume import Volume
 
 _SLICES_A_TASK = MOST_FRAMES  # our choice: a task a slice costs more than the cheap decoders
+_SLICES_AT_LAST = 4  # our choice: fewer cost a request more than they even out
 _SLICES_A_BATCH = 32  # for a device; our choice: enough to fill it, two a thread cost little memory
 
 
@@ -196,12 +197,15 @@ def _decode_all(
     """(K, J, I) HU."""
     hounsfield = volume_memory(found.geometry.shape)
     threads = options.threads or min(8, len(os.sched_getaffinity(0)))
-    size = _SLICES_A_TASK if options.decoder is Decoder.CPU else _SLICES_A_BATCH
-    starts = range(0, len(found.places), size)
+    count = len(found.places)
+    if options.decoder is Decoder.CPU:
+        parts = shares(count, _SLICES_A_TASK, threads)
+    else:
+        parts = [slice(start, start + _SLICES_A_BATCH) for start in range(0, count, _SLICES_A_BATCH)]
     own = threading.local()
 
-    def decode_some(start: int) -> None:
-        places = [[slices[n] for n in place] for place in found.places[start : start + size]]
+    def decode_some(part: slice) -> None:
+        places = [[slices[n] for n in place] for place in found.places[part]]
         wanted = [(one.frames, one.number) for place in places for one in place]
         if options.decoder is not Decoder.CPU:
             if not hasattr(own, "decoder"):
@@ -209,18 +213,33 @@ def _decode_all(
             raws = iter(unpack_many(own.decoder, wanted))
         else:
             raws = decoders.unpack(wanted)
-        for place, out in zip(places, hounsfield[start : start + size], strict=True):
+        for place, out in zip(places, hounsfield[part], strict=True):
             _finish(place, raws, out)
         next(raws, None)  # the end: what decoded is free again
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            for _ in pool.map(decode_some, starts):
+            for _ in pool.map(decode_some, parts):
                 pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return hounsfield
+
+
+def shares(count: int, most: int, threads: int) -> list[slice]:
+    """Cut a series into tasks: large ones, then smaller ones, so that no thread has much left when others are done.
+
+    >>> [part.stop - part.start for part in shares(40, 16, 2)]
+    [10, 7, 5, 4, 4, 4, 4, 2]
+    """
+    parts: list[slice] = []
+    at = 0
+    while at < count:
+        size = min(most, max(_SLICES_AT_LAST, (count - at) // (2 * threads)), count - at)
+        parts.append(slice(at, at + size))
+        at += size
+    return parts
 
 
 def _finish(copies: Sequence[_Slice], raws: Iterator[Raw], out: NDArray[np.int16]) -> None:
