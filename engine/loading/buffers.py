@@ -44,7 +44,7 @@ def _take(size: int) -> mmap.mmap:
         if size <= len(block) <= 2 * size:
             return block
         _free.append(block)
-    fresh = mmap.mmap(-1, size)
+    fresh = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets no huge pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         fresh.madvise(mmap.MADV_HUGEPAGE)
     return fresh
