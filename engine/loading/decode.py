@@ -62,14 +62,23 @@ def read_pixels(path: Path, form: PixelFormat) -> Stored:
     return _stored_values(*unpack(Frames(path, form), 0), form)
 
 
-def unpack(frames: Frames, n: int) -> Raw:
+def unpack(frames: Frames, n: int, room: NDArray[np.uint8] | None = None) -> Raw:
     """Read and decode frame `n`.
+
+    Args:
+        room: memory for the bytes of a frame, which serves again; values of one that is not coded stand on it.
 
     Raises:
         UndecodableSeries: the file is gone or cut short, the stream is damaged, or contradicts the header.
         UnsupportedSeries: the stream is lossy by its own word.
     """
-    return decode_raw(read(frames, n), frames.form)
+    if room is None or not frames.form.as_it_is:
+        return decode_raw(read(frames, n), frames.form)
+    try:
+        frames.read_into(room, n)
+    except (UnreadableInstance, OSError) as bad:
+        raise _refusal(bad) from None
+    return _laid_out(room.data, frames.form)
 
 
 def read(frames: Frames, n: int) -> bytes:
@@ -80,12 +89,16 @@ def read(frames: Frames, n: int) -> bytes:
     """
     try:
         return frames.read(n)
-    except UnreadableInstance as bad:
-        raise unreadable(bad.message) from bad
-    except FileNotFoundError:
-        raise UndecodableSeries(Reason.FILE_MISSING, "a file is no longer there") from None
-    except OSError as bad:
-        raise unreadable(f"the file can't be read ({type(bad).__name__})") from bad
+    except (UnreadableInstance, OSError) as bad:
+        raise _refusal(bad) from None
+
+
+def _refusal(bad: UnreadableInstance | OSError) -> UndecodableSeries:
+    if isinstance(bad, UnreadableInstance):
+        return unreadable(bad.message)
+    if isinstance(bad, FileNotFoundError):
+        return UndecodableSeries(Reason.FILE_MISSING, "a file is no longer there")
+    return unreadable(f"the file can't be read ({type(bad).__name__})")
 
 
 def decode_raw(stream: bytes, form: PixelFormat) -> Raw:
@@ -111,7 +124,11 @@ def decode(stream: bytes, form: PixelFormat) -> Stored:
 def _native(stream: bytes, form: PixelFormat) -> Raw:
     if len(stream) != form.size_bytes:
         raise unreadable("the pixels are cut short")
-    values = np.frombuffer(stream, f"<u{form.bits_allocated // 8}").reshape(form.rows, form.columns)
+    return _laid_out(stream, form)
+
+
+def _laid_out(data: bytes | memoryview, form: PixelFormat) -> Raw:
+    values = np.frombuffer(data, f"<u{form.bits_allocated // 8}").reshape(form.rows, form.columns)
     return (values.byteswap() if form.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else values), form.bits_stored
 
 

@@ -12,6 +12,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.errors import UnsupportedSeries
 from engine.loading.elements import Elements, fragments, inflated
 from engine.loading.streams import unreadable
@@ -48,6 +51,16 @@ class PixelFormat:
         """Whether pixels are not coded."""
         return self.transfer_syntax_uid in NATIVE
 
+    @property
+    def kind(self) -> tuple[str, int, int, int, int, bool]:
+        """What frames have in common that are decoded alike."""
+        return self.transfer_syntax_uid, self.rows, self.columns, self.bits_allocated, self.bits_stored, self.signed
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether pixels lie in the file neither coded nor deflated."""
+        return self.transfer_syntax_uid in NATIVE and self.transfer_syntax_uid != DEFLATED
+
 
 class Frames:
     """The frames of one file. Threads may share it; the file is opened at each reading."""
@@ -73,17 +86,32 @@ class Frames:
                 return self._native(n, *self._inflate(file, size_bytes))
             return self._native(n, file, size_bytes) if self.form.native else self._coded(n, file, size_bytes)
 
+    def read_into(self, room: NDArray[np.uint8], n: int) -> None:
+        """The same of a frame that lies in the file as it is, into memory of its size. Raises as `read`."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            at = self._place(n, os.fstat(descriptor).st_size)
+            count = os.preadv(descriptor, [room.data], at)
+        finally:
+            os.close(descriptor)
+        if count != self.form.size_bytes:
+            raise unreadable("the pixels are cut short")
+
     def _native(self, n: int, file: BinaryIO, size_bytes: int) -> bytes:
+        file.seek(self._place(n, size_bytes))
+        data = file.read(self.form.size_bytes)
+        if len(data) != self.form.size_bytes:
+            raise unreadable("the pixels are cut short")
+        return data
+
+    def _place(self, n: int, size_bytes: int) -> int:
+        """Where a native frame begins, once it is known that all are there."""
         form, at = self.form, self.form.pixel_data
         due = form.size_bytes * form.frames
         excess = (at.length or 0) - due  # some writers fill up, to even length or by a little more
         if at.offset + due > size_bytes or not 0 <= excess <= form.size_bytes // form.rows:
             raise unreadable(f"{due} bytes of pixels are due, {min(at.length or 0, size_bytes - at.offset)} there")
-        file.seek(at.offset + n * form.size_bytes)
-        data = file.read(form.size_bytes)
-        if len(data) != form.size_bytes:
-            raise unreadable("the pixels are cut short")
-        return data
+        return at.offset + n * form.size_bytes
 
     def _coded(self, n: int, file: BinaryIO, size_bytes: int) -> bytes:
         with self._looking:

@@ -15,9 +15,9 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby, islice
+from itertools import groupby
 from multiprocessing import Pipe
 from types import TracebackType
 from typing import Any, Self
@@ -29,12 +29,10 @@ from engine.loading.decode import DECODERS, LARGEST_EDGE, Raw, decode_raw, read,
 from engine.loading.decoder_process import Decoder
 from engine.loading.frames import Frames, PixelFormat, longest
 from engine.loading.streams import unreadable
-from engine.loading.walker import PixelData
 from engine.records import Reason
 from engine.selection import NATIVE, RLE
 
 MOST_FRAMES = 16  # of one request; our choice: with half as many, cheap decoders wait for their requests
-_NOWHERE = PixelData(0, None)
 _VALUES = 2 * LARGEST_EDGE**2  # bytes: one of the largest frames; pages that are not touched cost nothing
 _STREAMS = longest(_VALUES) + MOST_FRAMES * longest(0)
 _TYPES = ("|u1", "|i1", "<u2", "<i2")
@@ -188,13 +186,16 @@ class Decoders:
             SeriesError: as `engine.loading.decode.unpack`; also where a decoder crashed twice, or took too long.
             BackendUnavailable, OSError: no process can be started.
         """
-        for form, some in groupby(wanted, key=lambda one: replace(one[0].form, pixel_data=_NOWHERE, frames=1)):
+        for _, alike in groupby(wanted, key=lambda one: one[0].form.kind):
+            some = list(alike)
+            form = some[0][0].form
             if not self._isolates(form.transfer_syntax_uid):
-                yield from (unpack(*one) for one in some)
+                room = np.empty(form.size_bytes, np.uint8)
+                yield from (unpack(*one, room) for one in some)
                 continue
             most = min(MOST_FRAMES, _VALUES // (2 * form.rows * form.columns))
-            while streams := [read(*one) for one in islice(some, most)]:
-                yield from self._decode(streams, form)
+            for start in range(0, len(some), most):
+                yield from self._decode([read(*one) for one in some[start : start + most]], form)
 
     def _decode(self, streams: Sequence[bytes], form: PixelFormat) -> Iterator[Raw]:
         how = ""
