@@ -52,6 +52,11 @@ class PixelFormat:
         return self.transfer_syntax_uid in NATIVE
 
     @property
+    def big_endian(self) -> bool:
+        """Whether numbers have their high byte first."""
+        return self.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN
+
+    @property
     def kind(self) -> tuple[str, int, int, int, int, bool]:
         """What frames have in common that are decoded alike."""
         return self.transfer_syntax_uid, self.rows, self.columns, self.bits_allocated, self.bits_stored, self.signed
@@ -90,7 +95,7 @@ class Frames:
         """The same of a frame that lies in the file as it is, into memory of its size. Raises as `read`."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            at = self._place(n, os.fstat(descriptor).st_size)
+            at = self.place(n, os.fstat(descriptor).st_size)
             count = os.preadv(descriptor, [room.data], at)
         finally:
             os.close(descriptor)
@@ -98,14 +103,14 @@ class Frames:
             raise unreadable("the pixels are cut short")
 
     def _native(self, n: int, file: BinaryIO, size_bytes: int) -> bytes:
-        file.seek(self._place(n, size_bytes))
+        file.seek(self.place(n, size_bytes))
         data = file.read(self.form.size_bytes)
         if len(data) != self.form.size_bytes:
             raise unreadable("the pixels are cut short")
         return data
 
-    def _place(self, n: int, size_bytes: int) -> int:
-        """Where a native frame begins, once it is known that all are there."""
+    def place(self, n: int, size_bytes: int = 2**63) -> int:
+        """Where a native frame begins, once it is known that all are there, in a file of so many bytes."""
         form, at = self.form, self.form.pixel_data
         due = form.size_bytes * form.frames
         excess = (at.length or 0) - due  # some writers fill up, to even length or by a little more
