@@ -28,6 +28,7 @@ LARGEST_EDGE = 4096
 
 _PADDING = 16  # bytes at a stream's end within which its end mark must stand; our choice
 
+Room = NDArray[np.uint8]
 Stored = NDArray[np.int16] | NDArray[np.uint16]
 Raw = tuple[NDArray[Any], int]
 """(J, I) values of 8 or 16 bits as they came out, and how many of their lowest bits count."""
@@ -62,7 +63,7 @@ def read_pixels(path: Path, form: PixelFormat) -> Stored:
     return _stored_values(*unpack(Frames(path, form), 0), form)
 
 
-def unpack(frames: Frames, n: int, room: NDArray[np.uint8] | None = None) -> Raw:
+def unpack(frames: Frames, n: int, room: Room | None = None) -> Raw:
     """Read and decode frame `n`.
 
     Args:
@@ -101,10 +102,14 @@ def _refusal(bad: UnreadableInstance | OSError) -> UndecodableSeries:
     return unreadable(f"the file can't be read ({type(bad).__name__})")
 
 
-def decode_raw(stream: bytes, form: PixelFormat) -> Raw:
-    """What a frame's stream holds; raises as `unpack`."""
+def decode_raw(stream: bytes, form: PixelFormat, room: Room | None = None) -> Raw:
+    """What a frame's stream holds; raises as `unpack`.
+
+    Args:
+        room: memory for two bytes a pixel; some decoders write there, which spares them to ask for new memory.
+    """
     try:
-        return DECODERS[form.transfer_syntax_uid](stream, form)
+        return DECODERS[form.transfer_syntax_uid](stream, form, room)
     except SeriesError:
         raise
     except Exception as bad:  # decoders raise what they like
@@ -118,10 +123,10 @@ def warm() -> None:
 
 def decode(stream: bytes, form: PixelFormat) -> Stored:
     """The stored values of one frame's stream; raises as `unpack`, and what decoders raise."""
-    return _stored_values(*DECODERS[form.transfer_syntax_uid](stream, form), form)
+    return _stored_values(*DECODERS[form.transfer_syntax_uid](stream, form, None), form)
 
 
-def _native(stream: bytes, form: PixelFormat) -> Raw:
+def _native(stream: bytes, form: PixelFormat, _: Room | None) -> Raw:
     if len(stream) != form.size_bytes:
         raise unreadable("the pixels are cut short")
     return _laid_out(stream, form)
@@ -132,7 +137,7 @@ def _laid_out(data: bytes | memoryview, form: PixelFormat) -> Raw:
     return (values.byteswap() if form.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else values), form.bits_stored
 
 
-def _rle(stream: bytes, form: PixelFormat) -> Raw:
+def _rle(stream: bytes, form: PixelFormat, _: Room | None) -> Raw:
     """One run-length segment a byte plane. Source: DICOM PS3.5 annex G."""
     from imagecodecs import dicomrle_decode
 
@@ -147,32 +152,36 @@ def _rle(stream: bytes, form: PixelFormat) -> Raw:
     return values, form.bits_stored
 
 
-def _jpeg(stream: bytes, form: PixelFormat) -> Raw:
+def _jpeg(stream: bytes, form: PixelFormat, room: Room | None) -> Raw:
     """A scan that breaks off is filled up in silence; that each pixel takes a bit catches the worst of it."""
     from imagecodecs import jpeg8_decode
 
     if len(stream) * 8 < form.rows * form.columns:
         raise unreadable("the stream is shorter than a bit a pixel")
-    return _coded(stream, form, jpeg_header(stream), jpeg8_decode)
+    return _coded(stream, form, jpeg_header(stream), jpeg8_decode, room)
 
 
-def _jpeg_ls(stream: bytes, form: PixelFormat) -> Raw:
+def _jpeg_ls(stream: bytes, form: PixelFormat, room: Room | None) -> Raw:
     from imagecodecs import jpegls_decode
 
-    return _coded(stream, form, jpeg_header(stream), jpegls_decode)
+    return _coded(stream, form, jpeg_header(stream), jpegls_decode, room)
 
 
-def _jpeg_2000(stream: bytes, form: PixelFormat) -> Raw:
+def _jpeg_2000(stream: bytes, form: PixelFormat, _: Room | None) -> Raw:
     from imagecodecs import jpeg2k_decode
 
     stream = bare(stream)
     return _coded(stream, form, jpeg_2000_header(stream), jpeg2k_decode)
 
 
-def _coded(stream: bytes, form: PixelFormat, said: StreamHeader, decoder: Callable[[bytes], Any]) -> Raw:
+def _coded(
+    stream: bytes, form: PixelFormat, said: StreamHeader, decoder: Callable[..., Any], room: Room | None = None
+) -> Raw:
     """Decode a stream once all that it says of itself agrees with the data set."""
     check_stream(stream, form, said)
-    values = np.asarray(decoder(stream))
+    size = 1 if said.precision <= 8 else 2
+    out = None if room is None else np.ndarray((form.rows, form.columns), f"u{size}", room)
+    values = np.asarray(decoder(stream, out=out))
     if values.shape != (form.rows, form.columns) or values.dtype not in (np.uint8, np.uint16, np.int8, np.int16):
         raise UndecodableSeries(Reason.PIXELS_IMPLAUSIBLE, "the decoder's answer has another shape or type")
     if said.signed and not form.signed and values.min() < 0:
@@ -206,7 +215,7 @@ def _stored_values(values: NDArray[Any], bits: int, form: PixelFormat) -> Stored
     return wide.view(np.uint16) & np.uint16((1 << bits) - 1)
 
 
-DECODERS: dict[str, Callable[[bytes, PixelFormat], Raw]] = {
+DECODERS: dict[str, Callable[[bytes, PixelFormat, Room | None], Raw]] = {
     **dict.fromkeys(NATIVE, _native),
     RLE: _rle,
     **dict.fromkeys(JPEG_LOSSLESS, _jpeg),

@@ -16,12 +16,12 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from engine.errors import SeriesError
-from engine.loading.decode import Raw, warm
+from engine.loading.decode import Raw, Room, warm
 from engine.loading.frames import PixelFormat
 from engine.loading.walker import PixelData
 from engine.records import Reason
 
-Decoder = Callable[[bytes, PixelFormat], Raw]
+Decoder = Callable[[bytes, PixelFormat, Room], Raw]
 _NOWHERE = PixelData(0, None)
 
 
@@ -68,14 +68,15 @@ def _answer(asked: list[object], memory: mmap.mmap, values_at: int, work: Decode
     answers: list[list[object]] = []
     start, to = 0, values_at
     for length in lengths:  # type: ignore[attr-defined]
+        room = np.ndarray(2 * form.rows * form.columns, np.uint8, memory, to)
         try:
-            values, bits = work(memory[start : start + length], form)
+            values, bits = work(memory[start : start + length], form, room)
         except SeriesError as bad:
             return [*answers, [str(bad.reason), bad.message]]
         except Exception as bad:  # as decode_raw; of another decoder
             return [*answers, [str(Reason.PIXELS_UNREADABLE), f"the decoder gave up with {type(bad).__name__}"]]
-        place = np.ndarray(values.shape, values.dtype, memory, to)
-        np.copyto(place, values)
+        if values.ctypes.data != room.ctypes.data:
+            np.copyto(np.ndarray(values.shape, values.dtype, memory, to), values)
         answers.append([values.dtype.str, bits])
         start, to = start + length, to + 2 * form.rows * form.columns
     return answers

@@ -22,34 +22,34 @@ ONE_THREAD = LoadingOptions(threads=1)  # needs one process at most
 ILL = 11  # rows of a series whose streams do harm
 
 
-def crash(stream, form):
+def crash(stream, form, room):
     if form.rows == ILL:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return decode_raw(stream, form)
+    return decode_raw(stream, form, room)
 
 
-def hang(stream, form):
+def hang(stream, form, room):
     if form.rows == ILL:
         threading.Event().wait()
-    return decode_raw(stream, form)
+    return decode_raw(stream, form, room)
 
 
-def take_memory(stream, form):
+def take_memory(stream, form, room):
     if form.rows == ILL:
         np.ones(2**28)  # 2 GiB
-    return decode_raw(stream, form)
+    return decode_raw(stream, form, room)
 
 
-def answer_nonsense(stream, form):
-    return (np.zeros((form.rows, form.columns)), 99) if form.rows == ILL else decode_raw(stream, form)
+def answer_nonsense(stream, form, room):
+    return (np.zeros((form.rows, form.columns)), 99) if form.rows == ILL else decode_raw(stream, form, room)
 
 
-def crash_once(stream, form):
+def crash_once(stream, form, room):
     mark = Path(os.environ["CRASHED_ONCE"])
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_raw(stream, form)
+    return decode_raw(stream, form, room)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_what_is_trusted_needs_no_process(ct, syntax, isolate, processes):
     assert np.array_equal(volume.hounsfield[5], expected(5, 10))
 
 
-def no_function_of_ours(stream, form):
+def no_function_of_ours(stream, form, room):
     raise NotImplementedError
 
 
