@@ -5,6 +5,7 @@ A file is written under another name, its data are flushed, it gets its name, an
 flushed. A flush is what costs; file systems let those that come at once share one, so each thread asks for its own.
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
@@ -19,6 +20,9 @@ MOST_PIECES = 1024
 
 COMPARED_AT_ONCE = 1024 * 1024
 
+_START_WRITING = 2
+"""SYNC_FILE_RANGE_WRITE of Linux."""
+
 
 def write_new(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file that is not there yet; nothing of it is left where that fails. Its name is not durable yet.
@@ -26,7 +30,7 @@ def write_new(path: Path, content: bytes, durable: bool = True) -> None:
     Raises:
         OSError: it exists, or the disk does not take it.
     """
-    file = Aside(path)
+    file = Aside(str(path.parent), path.name)
     try:
         file.write([content])
         if durable:
@@ -39,21 +43,23 @@ def write_new(path: Path, content: bytes, durable: bool = True) -> None:
 class Aside:
     """A file that is written under a name for the time being, or none; closed without a better one, it is gone."""
 
-    def __init__(self, path: Path, unnamed: bool = False) -> None:
+    def __init__(self, folder: str, name: str, unnamed: bool = False) -> None:
         """Make it.
 
         Args:
+            folder: where it stands for the time being, on the file system that it will stay on.
+            name: for the time being.
             unnamed: it has no name before it gets its own, which spares the disk half of its bookkeeping; nothing is
                 left of it whatever ends this process. Where `takes_unnamed` says so.
 
         Raises:
             OSError: it exists, or the disk does not take it.
         """
-        self.path = path
         self.size_bytes = 0
+        self._path = f"{folder}/{name}"  # a text, as it is made for every instance
         self._is_named = not unnamed
         self._stays = False
-        place, how = (path.parent, os.O_TMPFILE) if unnamed else (path, os.O_CREAT | os.O_EXCL)
+        place, how = (folder, os.O_TMPFILE) if unnamed else (self._path, os.O_CREAT | os.O_EXCL)
         self._descriptor = os.open(place, how | os.O_RDWR | os.O_CLOEXEC, PRIVATE_FILE)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -72,13 +78,17 @@ class Aside:
                     left = left[os.write(self._descriptor, left) :]
             self.size_bytes += size_bytes
 
+    def start_flush(self) -> None:
+        """Let the disk begin while something else is done, where the system can; durable it is after `flush` alone."""
+        _start_writing(self._descriptor)
+
     def flush(self) -> None:
         """Make its bytes durable."""
         os.fdatasync(self._descriptor)
 
     def open(self) -> BufferedReader:
         """What was written, to be read from its beginning."""
-        return self._source.open("rb")
+        return open(self._source, "rb")  # noqa: PTH123 - whoever asked closes it
 
     def is_same_as(self, other: Path) -> bool | None:
         """Whether another file has exactly these bytes; None: there is no other."""
@@ -94,7 +104,7 @@ class Aside:
             return None
         return True
 
-    def name(self, final: Path) -> bool:
+    def name(self, final: str) -> bool:
         """Give it its name; False: the name is taken, and what bears it stays as it is.
 
         Raises:
@@ -109,9 +119,9 @@ class Aside:
     def move(self, final: Path) -> None:
         """Give it a name, whatever bore it before."""
         if not self._is_named:
-            self._link(self.path)
+            self._link(self._path)
             self._is_named = True
-        self.path.rename(final)
+        Path(self._path).rename(final)
         self._stays = True
 
     def keep(self) -> None:
@@ -126,13 +136,13 @@ class Aside:
         os.close(descriptor)
         if self._is_named and not self._stays:
             with suppress(OSError):
-                self.path.unlink()
+                Path(self._path).unlink()
 
     @property
-    def _source(self) -> Path:
-        return self.path if self._is_named else Path(f"/proc/self/fd/{self._descriptor}")
+    def _source(self) -> str:
+        return self._path if self._is_named else f"/proc/self/fd/{self._descriptor}"
 
-    def _link(self, name: Path) -> None:
+    def _link(self, name: str) -> None:
         # a folder's descriptor, which an absolute path needs none of, makes it follow what /proc shows
         os.link(self._source, name, src_dir_fd=None if self._is_named else self._descriptor)
 
@@ -143,7 +153,7 @@ def takes_unnamed(folder: Path) -> bool:
         return False
     named = folder / "probe"
     try:
-        with closing(Aside(folder / "unnamed", unnamed=True)) as aside:
+        with closing(Aside(str(folder), "unnamed", unnamed=True)) as aside:
             aside.move(named)
         named.unlink()
     except OSError:
@@ -170,14 +180,31 @@ def sync_file(path: Path) -> None:
     _flush(path, os.O_RDONLY, os.fdatasync)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Flush a folder's names."""
     _flush(folder, os.O_RDONLY | os.O_DIRECTORY, os.fsync)
 
 
-def _flush(path: Path, flags: int, flush: Callable[[int], None]) -> None:
+def _flush(path: Path | str, flags: int, flush: Callable[[int], None]) -> None:
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _find_start_writing() -> Callable[[int], None]:
+    """How a file's bytes are handed to the disk without waiting; where there is no such call, nothing is done."""
+    try:
+        call = ctypes.CDLL(None).sync_file_range
+    except (AttributeError, OSError):
+        return lambda descriptor: None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+    def start(descriptor: int) -> None:
+        call(descriptor, 0, 0, _START_WRITING)  # a failure is told by the flush that follows
+
+    return start
+
+
+_start_writing = _find_start_writing()

@@ -102,6 +102,7 @@ class Spool:
             for folder in (self.folder / "incoming", self.folder, self.folder.parent):
                 sync_folder(folder)
             self._partial, self._claim = _claim_partial(self.folder / "partial")
+            self._partial_name = str(self._partial)
             self._probe_hard_links()
             self._unnamed = takes_unnamed(self._partial)
             self._refused = _BoundedFolder(self.folder / "refused", options)
@@ -129,8 +130,7 @@ class Spool:
 
     def place_of(self, sop_instance_uid: str) -> Path:
         """Where an instance lies, whether it is there or not."""
-        name = _name_of(sop_instance_uid)
-        return self.folder / "incoming" / name[:2] / f"{name}.dcm"
+        return Path(*self._place_of(sop_instance_uid))
 
     def store(self, sop_instance_uid: str, content: bytes) -> Stored:
         """Keep an instance. Unless it conflicts, it is durable, bytes and name, when this returns.
@@ -154,7 +154,7 @@ class Spool:
             StorageFull: the disk does not take it.
         """
         with _as_storage_full():
-            return Aside(self._partial / str(next(self._numbers)), self._unnamed)
+            return Aside(self._partial_name, str(next(self._numbers)), self._unnamed)
 
     def write(self, aside: Aside, pieces: Sequence[bytes | memoryview]) -> None:
         """Append to it.
@@ -175,13 +175,14 @@ class Spool:
         Raises:
             StorageFull: the disk does not take it; once closed nothing of it is left, and a later attempt may succeed.
         """
-        final = self.place_of(sop_instance_uid)
+        folder, name = self._place_of(sop_instance_uid)
+        final = f"{folder}/{name}"
         with _as_storage_full():
             aside.flush()
-            same = None if aside.name(final) else aside.is_same_as(final)
+            same = None if aside.name(final) else aside.is_same_as(Path(final))
             if same is not False:
-                sync_folder(final.parent)  # a repeated one too: who stored it first may not be this far yet
-        return final, {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
+                sync_folder(folder)  # a repeated one too: who stored it first may not be this far yet
+        return Path(final), {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
 
     def incoming(self) -> Iterator[Path]:
         """Every stored instance, in no order."""
@@ -264,6 +265,10 @@ class Spool:
         """
         with _as_storage_full():
             settle(paths, up_to=self.folder)
+
+    def _place_of(self, sop_instance_uid: str) -> tuple[str, str]:
+        name = _name_of(sop_instance_uid)
+        return f"{self.folder}/incoming/{name[:2]}", f"{name}.dcm"
 
     def _write_aside(self, content: bytes, durable: bool) -> Path:
         aside = self._partial / str(next(self._numbers))

@@ -18,7 +18,6 @@ association goes on. Statuses, so that a sender's log tells what was wrong (PS3.
 import hashlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -84,7 +83,6 @@ class Acceptance:
         self.registrar = registrar
         self.pseudonym_key = pseudonym_key
         self.pressure = pressure
-        self.clerk = ThreadPoolExecutor(2, "clerk")
 
     def begin(self, command: Command, transfer_syntax_uid: str, peer: str) -> "Reception":
         """Start to receive an instance.
@@ -99,7 +97,8 @@ class Reception:
     """One instance on its way in: `take` its bytes, `finish` it, and `settle` it once the answer is sent.
 
     What can be done while the rest is on its way is done then: the header is read as soon as it is here, and bytes are
-    written in large parts; the digest is made while the disk flushes.
+    written in large parts; the digest is made while the disk writes. All in the association's own thread: to hand the
+    digest to another one cost more than it saved, as all of them take turns at the interpreter.
     """
 
     def __init__(self, acceptance: Acceptance, command: Command, transfer_syntax_uid: str, peer: str) -> None:
@@ -110,7 +109,7 @@ class Reception:
         self._command = command
         self._peer = peer
         self._pieces: list[bytes | memoryview] = []  # of the file, since the last `spill`
-        self._written = 0  # so many of them are in the file already
+        self._written = self._digested = 0  # so many of them are in the file, and in the digest, already
         self._unwritten_bytes = 0
         self._aside: Aside | None = None
         self._digest = hashlib.sha256()
@@ -121,7 +120,6 @@ class Reception:
         self._registered: tuple[InstanceHeader, Path, Arrival] | None = None
         self._status = OUR_FAULT
         self._seconds = 0.0, 0.0, 0.0  # that looking, writing and flushing took
-        self._digesting: Future[None] | None = None
         self.take(file_head(command.sop_class_uid, command.sop_instance_uid, transfer_syntax_uid))
 
     def take(self, piece: bytes | memoryview) -> None:
@@ -141,7 +139,7 @@ class Reception:
         """Write what was taken, so that views may be used again. A full disk is told by `finish`."""
         self._write_or_give_up()
         self._add_to_digest()
-        self._pieces, self._written, self._is_whole = [], 0, False
+        self._pieces, self._written, self._digested, self._is_whole = [], 0, 0, False
         self._look_at_bytes = NEVER
 
     def finish(self) -> Answer:
@@ -160,8 +158,6 @@ class Reception:
     def settle(self) -> None:
         """What can wait until the sender has its answer: the registry. No view is used any more when it returns."""
         metrics.count_instance(self._status, self.size_bytes)
-        if self._digesting is not None:
-            self._digesting.result()
         if self._registered is not None:
             header, path, arrival = self._registered
             registered = Registered(header, str(path), self.size_bytes, self._digest.hexdigest())
@@ -172,8 +168,6 @@ class Reception:
 
     def drop(self) -> None:
         """Let go of everything; what was not kept is gone. May be called again."""
-        if self._digesting is not None:
-            self._digesting.result()
         self._pieces = []
         if self._aside is not None:
             self._aside.close()
@@ -188,7 +182,8 @@ class Reception:
             inspected = perf_counter()
             aside = self._write()
             written = perf_counter()
-            self._digesting = self._acceptance.clerk.submit(self._add_to_digest)
+            aside.start_flush()
+            self._add_to_digest()
             path, arrival = self._spool.keep(header.sop_instance_uid, aside)
             if arrival is Arrival.CONFLICTING:
                 raise UnreadableInstance(Reason.INSTANCE_CONFLICT, "the same instance came before with other content")
@@ -236,8 +231,9 @@ class Reception:
         return self._aside
 
     def _add_to_digest(self) -> None:
-        for piece in self._pieces:
+        for piece in self._pieces[self._digested :]:
             self._digest.update(piece)
+        self._digested = len(self._pieces)
 
     def _refuse(self, refused: UnreadableInstance) -> Answer:
         log.warning("refused an instance: %s, %s", refused.reason, refused.message)
@@ -255,9 +251,7 @@ class Reception:
         try:
             return check_uid(self._command.sop_instance_uid)
         except UnreadableInstance:
-            if self._digesting is None:
-                self._digesting = self._acceptance.clerk.submit(self._add_to_digest)
-            self._digesting.result()
+            self._add_to_digest()
             return self._digest.hexdigest()
 
 

@@ -19,6 +19,10 @@ ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT 
 BUFFER_BYTES = 1024 * 1024
 """One slice of 512 x 512 pixels fits in twice. Memory that was never written to costs nothing."""
 
+FLOWING_BYTES = 64 * 1024
+"""Read at once: so much is under way that its sender waits for no acknowledgement. With less, one with Nagle's
+algorithm may hold its last bytes back until it gets one. Our choice."""
+
 LONGEST_ASSOCIATE = BUFFER_BYTES - 6
 """Bytes of an A-ASSOCIATE-RQ. Our choice: 128 contexts with forty transfer syntaxes each have a fifth of it."""
 
@@ -71,6 +75,7 @@ class Wire:
         self._head = self._tail = 0  # what came and was not used yet lies between them
         self._left = 0  # bytes of the current PDU that were not used yet
         self._until = 0.0  # when the current PDU must be complete
+        self._got = 0  # bytes of the last read
         self.bytes_received = 0
         shortest_s = min(patience.pdu_timeout_s, patience.begin_timeout_s, patience.idle_timeout_s)
         _set_timeouts(connection, shortest_s, self._is_plain)
@@ -187,7 +192,7 @@ class Wire:
             self._make_room()
         self.before_wait()
         while True:
-            if self._is_plain:  # senders with Nagle's algorithm wait for it
+            if self._is_plain and self._got < FLOWING_BYTES:
                 self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             try:
                 got = self._connection.recv_into(self._view[self._tail :])
@@ -200,6 +205,7 @@ class Wire:
             if time.monotonic() > until:
                 raise TooSlow("nothing moves" if self._head == self._tail else "a PDU does not come to its end")
             if got > 0:
+                self._got = got
                 self._tail += got
                 self.bytes_received += got
                 return
