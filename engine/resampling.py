@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.buffers import volume_memory
 from engine.volume import CANONICAL, Geometry, Shape, Vector
 
 AIR = -1024.0  # HU outside every grid
@@ -123,7 +124,9 @@ def _along_axes(
         taps.append(_taps(index[within[-1]] - start[axis], block.shape[axis], int(factor[axis])))
     along_k, along_j, along_i = taps
     everywhere = all(part == slice(0, n) for part, n in zip(within, target, strict=True))
-    result = np.empty(target, np.float32) if everywhere else np.full(target, outside, np.float32)
+    result = volume_memory(target, np.float32)
+    if not everywhere:
+        result.fill(outside)
     inside = result[tuple(within)]
     share_out(
         inside.shape[0],
@@ -168,7 +171,7 @@ def _turned(
     from engine.kernels import share_out, turn
 
     small = block if (factor == 1).all() else _block_means(block, factor)
-    result = np.empty(target, dtype=np.float32)
+    result = volume_memory(target, np.float32)
     share_out(
         target[0],
         max(1, _ALONE // 4 // (target[1] * target[2])),

@@ -17,8 +17,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.buffers import volume_memory
 from engine.errors import IncompleteSeries, UndecodableSeries
-from engine.loading.buffers import volume_memory
 from engine.loading.decode import Raw
 from engine.loading.device_decode import DeviceDecoder, unpack_many
 from engine.loading.hounsfield import read_hounsfield, to_hounsfield
@@ -84,7 +84,7 @@ class Unpacking:
         hounsfield = self._ahead
         if hounsfield is None or found.places != tuple((n,) for n in range(self._images)):
             self._forget()
-            hounsfield = volume_memory(found.geometry.shape)
+            hounsfield = volume_memory(found.geometry.shape, np.int16)
             for part in self._parts(len(found.places)):
                 self._begin([[slices[n] for n in place] for place in found.places[part]], hounsfield[part])
         self._join()
@@ -119,7 +119,7 @@ class Unpacking:
             return None
         shape = (self._images, form.rows, form.columns)
         if self._ahead is None and prod(shape) <= self._options.max_voxels:
-            self._ahead = volume_memory(shape)
+            self._ahead = volume_memory(shape, np.int16)
         return self._ahead if self._ahead is not None and self._ahead.shape == shape else None
 
     def _forget(self) -> None:

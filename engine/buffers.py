@@ -1,5 +1,5 @@
 """
-Memory of volumes that serves again.
+Memory of volumes and of grids made of them that serves again.
 
 A series takes some hundred MB for a few seconds. Given back to the system and taken anew for each, that memory costs
 more than to read the files into it: the system clears it, and on a machine that has long been up it first moves
@@ -11,28 +11,29 @@ import mmap
 import weakref
 from collections import deque
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.volume import Shape
+Kind = TypeVar("Kind", bound=np.generic)
 
-MOST_KEPT = 2  # blocks; our choice: one series is loaded while another is worked on
+MOST_KEPT = 4  # blocks; our choice: one series is loaded while another is worked on, and a grid is made of each
 LARGEST_KEPT = 2**29  # bytes; our choice: 512 x 512 x 1024, seldom more
 SMALLEST_KEPT = 2**22  # bytes; smaller ones the interpreter's own memory serves as well
 
 _free: deque[mmap.mmap] = deque()  # its own operations are whole: a block may come back at any moment, on any thread
 
 
-def volume_memory(shape: Shape) -> NDArray[np.int16]:
-    """An array for HU whose content is of no meaning yet; its memory is kept for the next one when it is gone."""
-    size = 2 * prod(shape)
+def volume_memory(shape: tuple[int, ...], kind: type[Kind]) -> NDArray[Kind]:
+    """An array whose content is of no meaning yet; its memory is kept for the next one when it is gone."""
+    size = np.dtype(kind).itemsize * prod(shape)
     if not SMALLEST_KEPT <= size <= LARGEST_KEPT:
-        return np.empty(shape, dtype=np.int16)
+        return np.empty(shape, dtype=kind)
     block = _take(size)
     whole = (ctypes.c_char * size).from_buffer(block)  # every view of the array holds this object
     weakref.finalize(whole, _give_back, block).atexit = False
-    return np.frombuffer(memoryview(whole), dtype=np.int16).reshape(shape)
+    return np.frombuffer(memoryview(whole), dtype=kind).reshape(shape)
 
 
 def _take(size: int) -> mmap.mmap:
