@@ -26,6 +26,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.sop_class import CTImageStorage
 from pynetdicom.transport import AssociationServer, RequestHandler
 
+from dicom_node import metrics
 from dicom_node.intake import commands
 from dicom_node.intake.acceptance import Acceptance, Answer
 from dicom_node.intake.commands import Request
@@ -43,6 +44,7 @@ from dicom_node.intake.services import (
     VERIFICATION,
     transfer_syntaxes,
 )
+from dicom_node.intake.tally import Tally
 from dicom_node.spool import MIB
 
 if TYPE_CHECKING:
@@ -78,8 +80,12 @@ class GuardedServer(AssociationServer):  # type: ignore[misc]  # pynetdicom is u
             theirs = ipaddress.ip_address(str(client_address[0]).partition("%")[0])
             if not any((getattr(theirs, "ipv4_mapped", None) or theirs) in network for network in self.networks):
                 log.warning("refused a connection from an address that is not allowed")
+                metrics.count_closed("address")
                 return False
-        return len(self.active_associations) < self.limits.max_associations * SILENT_PER_ASSOCIATION
+        if len(self.active_associations) >= self.limits.max_associations * SILENT_PER_ASSOCIATION:
+            metrics.count_closed("too_many")
+            return False
+        return True
 
     def service_actions(self) -> None:
         """Collect ended associations, which refer to themselves, now and then; at every 60th poll it costs too much."""
@@ -109,7 +115,7 @@ class GuardedConnection(RequestHandler):  # type: ignore[misc]
         self.request.settimeout(limits.pdu_timeout_s)
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        association.dul.socket.recv = _bounded_recv(association, self.request, limits)
+        association.dul.socket.recv = _bounded_recv(association, self.request, limits, Tally(association))
         association.dul._is_transport_event = _patient(association)
         return association
 
@@ -303,7 +309,7 @@ def close(association: Association) -> None:
 
 
 def _bounded_recv(
-    association: Association, connection: socket.socket, limits: Limits
+    association: Association, connection: socket.socket, limits: Limits, tally: Tally
 ) -> Callable[[int], bytes | bytearray]:
     """Read so many bytes of a PDU. pynetdicom takes an OSError as the end of the connection."""
 
@@ -324,6 +330,7 @@ def _bounded_recv(
             if not got:
                 return bytes(view[:have])
             have += got
+            tally.received_bytes += got
             if have < count and time.monotonic() > until:
                 raise TimeoutError("a PDU does not come to its end")
         return data

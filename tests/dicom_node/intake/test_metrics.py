@@ -14,7 +14,9 @@ from db import queue, results
 from db.connection import Database
 from db.overview import counts, oldest_job_s, stage_seconds
 from dicom_node import metrics
-from dicom_node.intake.negotiation import CALLING_NOT_RECOGNISED
+from dicom_node.intake.door import SILENT_PER_ASSOCIATION
+from dicom_node.intake.negotiation import CALLING_NOT_RECOGNISED, LIMIT_EXCEEDED
+from dicom_node.intake.options import DataPath
 from dicom_node.metrics import MetricsOptions, gauges, served
 
 from ..test_clearing import Node, result_of
@@ -69,25 +71,64 @@ def test_metrics_are_served_where_they_are_asked_for_and_nowhere_by_default(data
     assert after["trabecula_queue_age_seconds", "jobs"] == 0
 
 
-def test_associations_are_told_by_how_they_ended(open_door, make_ct):
-    """One that is released, one that is aborted, one that is rejected; and none is open at the end."""
-    door = open_door(calling_ae_titles=("SENDER", "RAW"))
+def told_of_associations(door, image: bytes, uid: str, port: int) -> dict[tuple[str, str], float]:
+    """What a door for three says of one that is released, one aborted, one broken off, and two rejected."""
+    before = scraped(port)
+
+    def since(name: str, label: str = "") -> float:
+        return scraped(port).get((name, label), 0.0) - before.get((name, label), 0.0)
+
+    assert door.raw().rejection(calling="STRANGER") == CALLING_NOT_RECOGNISED
+    released, aborted, broken = (door.raw().associate() for _ in range(3))
+    until(lambda: since("trabecula_associations_open") == 3)
+    assert door.raw().rejection() == LIMIT_EXCEEDED
+    assert released.store(image, uid) == 0
+    released.send_pdu(5, bytes(4))
+    assert released.read_pdu()[0] == 6
+    aborted.send_pdu(7, bytes(4))
+    broken.socket.sendall(b"\4\0\0\1")  # the beginning of a PDU
+    for peer in door.peers:
+        peer.socket.close()
+    for ending, count in (("released", 1), ("aborted", 1), ("broken", 1), ("rejected", 2)):
+        until(lambda key=ending, count=count: since("trabecula_associations_total", key) == count)
+    names = ("trabecula_associations", "trabecula_received_bytes")
+    told = {key: value - before.get(key, 0.0) for key, value in scraped(port).items() if key[0].startswith(names)}
+    return {key: value for key, value in told.items() if value and not key[0].endswith("_created")}
+
+
+def test_both_ways_in_tell_the_same_of_associations(open_door, make_ct, encode):
+    """By their endings, of what was rejected and why, of bytes; and none counts as open at the end."""
+    told, image = {}, make_ct()
+    with served(MetricsOptions(port=free_port()), dict) as port:
+        for way in DataPath:
+            door = open_door(data_path=way, calling_ae_titles=("RAW",), max_associations=3)
+            told[way] = told_of_associations(door, encode(image), str(image.SOPInstanceUID), port)
+    of_direct = dict(told[DataPath.DIRECT])
+    assert told[DataPath.PYNETDICOM] == of_direct
+    assert of_direct.pop(("trabecula_received_bytes_total", "")) > len(encode(image))
+    assert of_direct == {
+        ("trabecula_associations_total", "released"): 1,
+        ("trabecula_associations_total", "aborted"): 1,
+        ("trabecula_associations_total", "broken"): 1,
+        ("trabecula_associations_total", "rejected"): 2,
+        ("trabecula_associations_rejected_total", "-".join(map(str, CALLING_NOT_RECOGNISED))): 1,
+        ("trabecula_associations_rejected_total", "-".join(map(str, LIMIT_EXCEEDED))): 1,
+    }
+
+
+@pytest.mark.parametrize("way", tuple(DataPath))
+def test_connections_that_are_closed_unread_are_told(open_door, way: DataPath):
+    """One from an address that is not allowed, and one more than are taken."""
+    far = open_door(data_path=way, allowed_networks=("10.0.0.0/8",))
+    narrow, closed = open_door(data_path=way, max_associations=1), "trabecula_connections_closed_total"
     with served(MetricsOptions(port=free_port()), dict) as port:
         before = scraped(port)
-        door.send(make_ct())
-        with door.association() as association:
-            assert scraped(port)["trabecula_associations_open", ""] == before["trabecula_associations_open", ""] + 1
-            association.abort()
-        assert door.raw().rejection(calling="STRANGER") == CALLING_NOT_RECOGNISED
-        for ending in ("released", "aborted", "rejected"):
-            name = ("trabecula_associations_total", ending)
-            until(lambda name=name: scraped(port).get(name, 0.0) == before.get(name, 0.0) + 1)
-        after = scraped(port)
-    rejected = ("trabecula_associations_rejected_total", "-".join(map(str, CALLING_NOT_RECOGNISED)))
-    assert after[rejected] == before.get(rejected, 0.0) + 1
-    assert after["trabecula_associations_open", ""] == before["trabecula_associations_open", ""]
-    received = ("trabecula_received_bytes_total", "")
-    assert after[received] - before[received] > len(make_ct().PixelData)
+        assert far.raw().is_closed_within(10)
+        silent = [narrow.raw() for _ in range(SILENT_PER_ASSOCIATION)]
+        assert narrow.raw().is_closed_within(10)
+        for why in ("address", "too_many"):
+            until(lambda key=(closed, why): scraped(port).get(key, 0.0) == before.get(key, 0.0) + 1)
+        assert not silent[0].is_closed_within(0.05)
 
 
 def test_jobs_and_seconds_of_stages_are_those_of_the_database(tmp_path: Path):
