@@ -81,7 +81,8 @@ class Fetcher:
         try:
             if part is None:
                 raise PeerError("where it was found is gone")
-            attempt.uids = list(self._source.listing(part, claimed.study_instance_uid, claimed.series_instance_uid))
+            study, series = claimed.study_instance_uid, claimed.series_instance_uid
+            attempt.uids = list(self._source.listing(part, study, series, self._goes_on))
             if attempt.uids:
                 self._ask(attempt, part)
             else:
@@ -106,7 +107,7 @@ class Fetcher:
                     left,
                     len(left) == len(attempt.uids),
                     lambda offered: self._take(attempt, offered),
-                    lambda: not self._leave.is_set(),
+                    self._goes_on,
                 )
                 self._await_front_door(attempt)
                 attempt.trouble = ""
@@ -115,6 +116,9 @@ class Fetcher:
                 attempt.trouble, attempt.is_away = str(failed), isinstance(failed, PeerAway)
             if attempt.full is not None:
                 return
+
+    def _goes_on(self) -> bool:
+        return not self._leave.is_set()
 
     def _take(self, attempt: _Attempt, offered: Offered) -> bool:
         uid = offered.command.sop_instance_uid

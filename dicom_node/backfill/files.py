@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dicom_node.backfill.source import Findings, Part, Refusal, Take, chosen
 from dicom_node.intake.taking import opened
-from dicom_node.peers.query import GoOn
+from dicom_node.peers.leaving import GoOn, always
 from engine.errors import BadOption, DeploymentError, PeerError, UnreadableInstance
 from engine.loading.headers import read_header
 from engine.records import InstanceHeader, Reason, SeriesRef
@@ -52,15 +52,17 @@ class _Files(ABC):
     def _paths(self, part: Part) -> Iterator[Path]:
         """The files of a part."""
 
-    def search(self, part: Part, thoroughly: bool = True) -> Findings:
+    def search(self, part: Part, thoroughly: bool = True, go_on: GoOn = always) -> Findings:
         """Read the headers of all files of a part, and choose."""
-        series, refusals = self._series(part)
+        series, refusals = self._series(part, go_on)
         studies = {ref.study_instance_uid for ref in series}
         return Findings(len(studies), chosen(series, self._selection), refusals)
 
-    def listing(self, part: Part, study_instance_uid: str, series_instance_uid: str) -> Sequence[str]:
+    def listing(
+        self, part: Part, study_instance_uid: str, series_instance_uid: str, go_on: GoOn = always
+    ) -> Sequence[str]:
         """SOP Instance UIDs of the files of a series."""
-        return [instance.sop_instance_uid for instance in self._ref(part, series_instance_uid).instances]
+        return [instance.sop_instance_uid for instance in self._ref(part, series_instance_uid, go_on).instances]
 
     def fetch(
         self,
@@ -74,7 +76,7 @@ class _Files(ABC):
     ) -> None:
         """Read files whole."""
         wanted = set(uids)
-        for instance in self._ref(part, series_instance_uid).instances:
+        for instance in self._ref(part, series_instance_uid, go_on).instances:
             if instance.sop_instance_uid not in wanted:
                 continue
             try:
@@ -86,11 +88,11 @@ class _Files(ABC):
             if not take(offered):
                 return
 
-    def _ref(self, part: Part, series_instance_uid: str) -> SeriesRef:
+    def _ref(self, part: Part, series_instance_uid: str, go_on: GoOn) -> SeriesRef:
         with self._lock:
             known = self._known.get(part.key)
         if known is None:
-            self._series(part)
+            self._series(part, go_on)
             with self._lock:
                 known = self._known.get(part.key, {})
         ref = known.get(series_instance_uid)
@@ -98,11 +100,13 @@ class _Files(ABC):
             raise PeerError("the files of the series are gone")
         return ref
 
-    def _series(self, part: Part) -> tuple[tuple[SeriesRef, ...], tuple[Refusal, ...]]:
+    def _series(self, part: Part, go_on: GoOn) -> tuple[tuple[SeriesRef, ...], tuple[Refusal, ...]]:
         headers: list[tuple[InstanceHeader, str]] = []
         refusals: list[Refusal] = []
         seen: set[str] = set()
         for path in sorted(self._paths(part)):
+            if not go_on():
+                raise PeerError("reading the files was left")
             try:
                 if not _is_instance(path):
                     continue

@@ -19,6 +19,7 @@ from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import Command, read_content
 from dicom_node.intake.taking import Offered
 from dicom_node.peers import query
+from dicom_node.peers.leaving import GoOn, always
 from engine.errors import PeerError, UnreadableInstance
 from engine.records import InstanceHeader
 from engine.selection import CT_IMAGE, MULTIFRAME_CT, READABLE_TRANSFER_SYNTAXES, SelectionOptions
@@ -61,19 +62,21 @@ class PacsSource:
         """Each day, or each examination."""
         return self._order.parts()
 
-    def search(self, part: Part, thoroughly: bool = True) -> Findings:
+    def search(self, part: Part, thoroughly: bool = True, go_on: GoOn = always) -> Findings:
         """Ask for studies, then series, then images of those that may serve."""
         found: list[FoundSeries] = []
         keyword, _, value = part.key.partition("=")
-        with query.finder(self._peer) as finder:
+        with query.finder(self._peer, go_on) as finder:
             studies = self._studies(finder, keyword, value)
             for study, description in studies.items():
-                found += self._of_study(finder, study, description, thoroughly)
+                found += self._of_study(finder, study, description, thoroughly, go_on)
         return Findings(len(studies), tuple(found))
 
-    def listing(self, part: Part, study_instance_uid: str, series_instance_uid: str) -> Sequence[str]:
+    def listing(
+        self, part: Part, study_instance_uid: str, series_instance_uid: str, go_on: GoOn = always
+    ) -> Sequence[str]:
         """SOP Instance UIDs at the image level."""
-        with query.finder(self._peer) as finder:
+        with query.finder(self._peer, go_on) as finder:
             images = finder.find(
                 "IMAGE",
                 StudyInstanceUID=study_instance_uid,
@@ -90,7 +93,7 @@ class PacsSource:
         uids: Sequence[str],
         whole: bool,
         take: Take,
-        go_on: query.GoOn,
+        go_on: GoOn,
     ) -> None:
         """By C-GET or C-MOVE."""
         asked = query.requests(study_instance_uid, series_instance_uid, uids, whole)
@@ -113,7 +116,9 @@ class PacsSource:
                 found |= dict.fromkeys(uids_of([answer], "StudyInstanceUID"), str(answer.get("StudyDescription") or ""))
         return found
 
-    def _of_study(self, finder: "Finder", study: str, description: str, thoroughly: bool) -> list[FoundSeries]:
+    def _of_study(
+        self, finder: "Finder", study: str, description: str, thoroughly: bool, go_on: GoOn
+    ) -> list[FoundSeries]:
         keys = dict.fromkeys(("SeriesInstanceUID", *SERIES_KEYS), "")
         answers = finder.find("SERIES", StudyInstanceUID=study, **keys)
         found: list[FoundSeries] = []
@@ -129,7 +134,7 @@ class PacsSource:
                 found.append(out)
                 continue
             answer.StudyInstanceUID = study
-            headers = self._headers(finder, study, uid, answer, thoroughly)
+            headers = self._headers(finder, study, uid, answer, thoroughly, go_on)
             expected[uid] = len(headers)
             candidates += headers
         refs = series_of((header, "") for header in candidates)
@@ -138,7 +143,7 @@ class PacsSource:
         ]
 
     def _headers(
-        self, finder: "Finder", study: str, uid: str, series: "Dataset", thoroughly: bool
+        self, finder: "Finder", study: str, uid: str, series: "Dataset", thoroughly: bool, go_on: GoOn
     ) -> list[InstanceHeader]:
         """Of all images, as far as the archive tells; from one whole slice, where it tells too little."""
         answers = finder.find("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=uid, **dict.fromkeys(KEYS, ""))
@@ -146,7 +151,7 @@ class PacsSource:
         if not self._is_worth_a_sample(headers, thoroughly):
             return headers
         middle = sorted(headers, key=lambda header: (header.instance_number or 0, header.sop_instance_uid))
-        sample = self._sample(study, uid, middle[len(middle) // 2].sop_instance_uid)
+        sample = self._sample(study, uid, middle[len(middle) // 2].sop_instance_uid, go_on)
         if sample is None:
             return headers
         if len(headers) == 1:
@@ -170,7 +175,7 @@ class PacsSource:
         whole = any(header.sop_class_uid in MULTIFRAME_CT for header in headers)
         return samples and bool(headers) and not tells and not whole and slices >= self._selection.min_slices
 
-    def _sample(self, study: str, series: str, uid: str) -> InstanceHeader | None:
+    def _sample(self, study: str, series: str, uid: str, go_on: GoOn) -> InstanceHeader | None:
         """The header of one image, fetched for it; it is not kept."""
         seen: list[InstanceHeader] = []
 
@@ -184,7 +189,7 @@ class PacsSource:
 
         asked = query.requests(study, series, [uid], whole=False)
         try:
-            query.get(self._peer, asked, SOP_CLASSES, sorted(READABLE_TRANSFER_SYNTAXES), received)
+            query.get(self._peer, asked, SOP_CLASSES, sorted(READABLE_TRANSFER_SYNTAXES), received, go_on)
         except PeerError:
             return None  # some retrieve no single image: the answers must do
         return seen[0] if seen else None

@@ -171,18 +171,22 @@ class Backfill:
         if due is None or self._pace.allowed == 0:
             return False
         try:
-            findings = self._source.search(self._parts[due])
+            findings = self._source.search(self._parts[due], go_on=lambda: not self._stop.is_set())
         except PeerAway as away:
             log.warning("%s", away)
             self._pace.failed(self._options.connect_timeout_s)
             return True
         except PeerError as failed:
+            if self._stop.is_set():
+                return True  # it was left, and is searched the next time
             log.warning("a part could not be searched: %s", failed)
             with self._database.begin() as connection:
                 backfill.part_failed(
                     connection, run_id, due, str(failed), self._options.attempts, self._options.retry_after_s
                 )
             return True
+        if self._stop.is_set():
+            return True  # likewise: what was found may be less than there is
         with self._database.begin() as connection:
             backfill.keep_part(connection, run_id, due, findings.studies, findings.series)
             for refused in findings.refusals:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from db.backfill import FoundSeries
 from dicom_node.intake.taking import Offered
-from dicom_node.peers.query import GoOn
+from dicom_node.peers.leaving import GoOn, always
 from engine.records import Program, Reason, SeriesRef
 from engine.selection import SelectionOptions, select
 
@@ -56,18 +56,21 @@ class Source(Protocol):
         """All parts, always in the same order; cheap."""
         ...
 
-    def search(self, part: Part, thoroughly: bool = True) -> Findings:
+    def search(self, part: Part, thoroughly: bool = True, go_on: GoOn = always) -> Findings:
         """Which series a part holds and which of them are wanted.
 
         Args:
             thoroughly: fetch headers or samples where answers tell too little; else count what may be wanted.
+            go_on: where it is False the archive is left, and what is returned then may be less than there is.
 
         Raises:
-            PeerError: the archive is away, refused, or was lost on the way.
+            PeerError: the archive is away, refused, was lost on the way, or was left.
         """
         ...
 
-    def listing(self, part: Part, study_instance_uid: str, series_instance_uid: str) -> Sequence[str]:
+    def listing(
+        self, part: Part, study_instance_uid: str, series_instance_uid: str, go_on: GoOn = always
+    ) -> Sequence[str]:
         """SOP Instance UIDs of a series, as the archive has it now.
 
         Raises:

@@ -4,7 +4,7 @@ A DICOMweb server: searched by QIDO-RS, weighed by the metadata of whole series,
 Metadata are all headers without pixels, so the engine chooses as it does when the files are here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from db.backfill import FoundSeries
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS, header_of, headers_of, instances_told, ruled_out, uids_of
@@ -13,8 +13,8 @@ from dicom_node.backfill.order import Order
 from dicom_node.backfill.source import Findings, Part, Take, chosen
 from dicom_node.intake.taking import opened
 from dicom_node.peers.dicomweb import DicomWeb, Server
-from dicom_node.peers.query import GoOn
-from engine.errors import UnreadableInstance
+from dicom_node.peers.leaving import GoOn, always, left_when_told
+from engine.errors import PeerError, UnreadableInstance
 from engine.records import InstanceHeader
 from engine.selection import SelectionOptions
 from engine.series import series_of
@@ -56,8 +56,12 @@ class WebSource:
         """Each day, or each examination."""
         return self._order.parts()
 
-    def search(self, part: Part, thoroughly: bool = True) -> Findings:
+    def search(self, part: Part, thoroughly: bool = True, go_on: GoOn = always) -> Findings:
         """Studies, series, and the metadata of those that may serve."""
+        with left_when_told(go_on, self._web.leave):
+            return self._search(part, thoroughly)
+
+    def _search(self, part: Part, thoroughly: bool) -> Findings:
         keyword, _, value = part.key.partition("=")
         found: list[FoundSeries] = []
         asked = {keyword: value} | ({"ModalitiesInStudy": self._order.modality} if self._order.modality else {})
@@ -70,10 +74,13 @@ class WebSource:
             found += self._of_study(study, description, thoroughly)
         return Findings(len(studies), tuple(found))
 
-    def listing(self, part: Part, study_instance_uid: str, series_instance_uid: str) -> Sequence[str]:
+    def listing(
+        self, part: Part, study_instance_uid: str, series_instance_uid: str, go_on: GoOn = always
+    ) -> Sequence[str]:
         """SOP Instance UIDs at the instance level."""
-        answers = self._web.search(f"studies/{study_instance_uid}/series/{series_instance_uid}/instances", {})
-        return uids_of(answers, "SOPInstanceUID")
+        with left_when_told(go_on, self._web.leave):
+            answers = self._web.search(f"studies/{study_instance_uid}/series/{series_instance_uid}/instances", {})
+            return uids_of(answers, "SOPInstanceUID")
 
     def fetch(
         self,
@@ -86,14 +93,26 @@ class WebSource:
         go_on: GoOn,
     ) -> None:
         """By WADO-RS: the whole series, or one by one what is missing of it."""
-        for uid in [None] if whole else uids:
-            for content in self._web.instances(study_instance_uid, series_instance_uid, uid):
-                try:
-                    offered = opened(content)
-                except UnreadableInstance:
-                    continue  # it is missed when counted
-                if not take(offered):
-                    return
+        try:
+            with left_when_told(go_on, self._web.leave):
+                for uid in [None] if whole else uids:
+                    if not self._took(self._web.instances(study_instance_uid, series_instance_uid, uid), take):
+                        return
+        except PeerError:
+            if go_on():
+                raise
+
+    @staticmethod
+    def _took(contents: Iterator[bytes], take: Take) -> bool:
+        """Whether all that came could be kept."""
+        for content in contents:
+            try:
+                offered = opened(content)
+            except UnreadableInstance:
+                continue  # it is missed when counted
+            if not take(offered):
+                return False
+        return True
 
     def _of_study(self, study: str, description: str, thoroughly: bool) -> list[FoundSeries]:
         found: list[FoundSeries] = []

@@ -6,12 +6,15 @@ on as the bytes that came, so that what is stored is what the archive holds.
 """
 
 import secrets
+import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import httpx
 
@@ -54,6 +57,8 @@ class DicomWeb:
             DeploymentError: the file of the token or of the certificates can't be read.
         """
         self._server = server
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
         headers = {}
         try:
             if server.token_file:
@@ -81,6 +86,23 @@ class DicomWeb:
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
+
+    def leave(self) -> None:
+        """End all connections, from beside those who wait for answers on them; later requests make new ones.
+
+        Those who wait get a PeerError. A server that is just being connected to is waited for as long as that may take.
+        """
+        with self._lock:
+            open_ones = list(self._sockets)
+        for each in open_ones:
+            with suppress(OSError):  # it has ended already
+                socket.socket.shutdown(each, socket.SHUT_RDWR)  # not TLS's own, which would be no end to who reads
+
+    def _trace(self, event: str, told: Mapping[str, Any]) -> None:
+        """Called by httpx with each step of a request: remembers connections, which can't be had from it otherwise."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._lock:
+                self._sockets.add(told["return_value"].get_extra_info("socket"))
 
     def search(self, path: str, keys: Mapping[str, str], fields: Sequence[str] = ()) -> Iterator["Dataset"]:
         """All matches of a search, page by page.
@@ -174,7 +196,7 @@ class DicomWeb:
     @contextmanager
     def _asked(self, method: str, path: str, **more: Any) -> Iterator[httpx.Response]:
         try:
-            with self._client.stream(method, path, **more) as answer:
+            with self._client.stream(method, path, extensions={"trace": self._trace}, **more) as answer:
                 if answer.status_code in NOT_NOW:
                     raise PeerAway(f"'{self._server.name}' answers nothing now (HTTP {answer.status_code})")
                 if answer.status_code not in (200, 204, 206):

@@ -4,12 +4,12 @@ Query and retrieve at a PACS, by the Study Root model: C-FIND, C-GET, C-MOVE (PS
 Only what is asked for here is asked for anywhere: no patient's name or ID is among the keys.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.peers.association import EXPLICIT, IMPLICIT, Context, Peer, association, at_rest
+from dicom_node.peers.leaving import GoOn, always, left_when_told
 from engine.errors import PeerAway, PeerError
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ Received = Callable[[str, str, str, str, bytes], bool]
 
 STORED, REFUSED_BY_US = 0x0000, 0xA700
 
-GoOn = Callable[[], bool]
-"""Asked all the time while a peer is waited for; False: the association is aborted, and what is under way is left."""
-
-LOOK_EVERY_S = 0.1
 LAST_WORDS_S = 1.0  # our choice: so long a peer has to close what we aborted
 
 
@@ -54,7 +50,7 @@ class Finder:
             keys: keywords with what to match, or empty: to be returned.
 
         Raises:
-            PeerError: the peer refused, or was lost.
+            PeerError: the peer refused, was lost, or was left.
         """
         from pydicom.dataset import Dataset
 
@@ -78,25 +74,18 @@ class Finder:
         return found
 
 
-def finder(peer: Peer) -> "_Opened":
-    """A context manager that gives a `Finder`."""
-    return _Opened(peer)
+@contextmanager
+def finder(peer: Peer, go_on: GoOn = always) -> Iterator[Finder]:
+    """Query over one association.
 
-
-class _Opened:
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._manager = association(peer, [(FIND, (EXPLICIT, IMPLICIT))])
-
-    def __enter__(self) -> Finder:
-        opened = self._manager.__enter__()
+    Raises:
+        PeerError: the peer is not there, or does not offer it.
+    """
+    with association(peer, [(FIND, (EXPLICIT, IMPLICIT))]) as opened:
         if not opened.accepted_contexts:
-            self._manager.__exit__(None, None, None)
-            raise PeerError(f"'{self._peer.name}' does not offer C-FIND in the Study Root model")
-        return Finder(self._peer, opened)
-
-    def __exit__(self, *error: Any) -> None:
-        self._manager.__exit__(*error)
+            raise PeerError(f"'{peer.name}' does not offer C-FIND in the Study Root model")
+        with left_when_told(go_on, lambda: _leave(opened)):
+            yield Finder(peer, opened)
 
 
 def get(
@@ -105,7 +94,7 @@ def get(
     sop_classes: Sequence[str],
     transfer_syntaxes: Sequence[str],
     received: Received,
-    go_on: GoOn = lambda: True,
+    go_on: GoOn = always,
 ) -> None:
     """Fetch by C-GET: images come over the association that we asked for.
 
@@ -183,7 +172,7 @@ def _retrieve_all(
     go_on: GoOn,
 ) -> None:
     """One request after the other; who leaves before the last is no error."""
-    with _left_when_told(opened, go_on):
+    with left_when_told(go_on, lambda: _leave(opened)):
         for each in keys:
             if not go_on():
                 return
@@ -194,26 +183,12 @@ def _retrieve_all(
                     raise
 
 
-@contextmanager
-def _left_when_told(opened: "Association", go_on: GoOn) -> Iterator[None]:
-    """An association that is aborted from beside while its peer is waited for, as that may take minutes."""
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(LOOK_EVERY_S):
-            if not go_on():
-                opened.acse_timeout = LAST_WORDS_S
-                opened.abort()
-                opened.dimse.msg_queue.put((None, None))  # the one of the abort went to pynetdicom's own thread
-                return
-
-    looking = threading.Thread(target=look, name="leave", daemon=True)
-    looking.start()
-    try:
-        yield
-    finally:
-        done.set()
-        looking.join()
+def _leave(opened: "Association") -> None:
+    """Abort an association from beside whoever waits for an answer on it."""
+    if not opened.is_aborted:
+        opened.acse_timeout = LAST_WORDS_S
+        opened.abort()
+        opened.dimse.msg_queue.put((None, None))  # the one of the abort went to pynetdicom's own thread
 
 
 def _retrieve(

@@ -22,7 +22,8 @@ LEVELS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "
 class Peer:
     """Answers C-FIND, C-GET and C-MOVE, over TLS where it is given a context.
 
-    Before an image is sent, `before` is called with its Series Instance UID.
+    Before an image is sent, `before` is called with its Series Instance UID; before a query is answered, `before_find`
+    with its identifier.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class Peer:
         destination: int = 0,
         tls: ssl.SSLContext | None = None,
         port: int = 0,
+        before_find: Callable[[Dataset], None] = lambda _: None,
     ) -> None:
         self._before = before
+        self._before_find = before_find
         self._destination = destination
         self._images = [dcmread(path) for paths in made.files.values() for path in paths]
         self.was_left = Event()  # an association was aborted, or its connection closed, before it was released
@@ -70,6 +73,7 @@ class Peer:
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
         keys = event.identifier
+        self._before_find(keys)
         found = {}
         for image in self._matches(keys):
             answer = found.setdefault(image[LEVELS[keys.QueryRetrieveLevel]].value, Dataset())

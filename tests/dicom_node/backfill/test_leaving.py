@@ -1,0 +1,191 @@
+"""A stop leaves an archive that does not answer at once, whatever it was asked; nothing of it counts as an attempt."""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+import sqlalchemy as sa
+from pydicom.dataset import Dataset
+
+from db import schema
+from db.schema import BackfillState
+from dicom_node.backfill.files import file_source
+from dicom_node.backfill.options import Archive
+from dicom_node.backfill.order import archive_source
+from dicom_node.backfill.source import Part
+from engine.errors import PeerError
+
+from ..foreign import Orthanc
+from ..papers import Papers
+from .conftest import KEY, QUICK, SELECTION, SLICES, MadeArchive, Memory
+from .peer import Peer
+from .test_runner import MARCH, SOON, WANTED, Heard, opened, order_of, running
+
+PATIENT = replace(QUICK, answer_timeout_s=10 * SOON, associations=1)
+
+
+class Gate:
+    """Holds whoever passes, once something is asked for, until it is let go."""
+
+    def __init__(self, is_asked: Callable[[Dataset], bool]) -> None:
+        self.reached, self.over = Event(), Event()
+        self._is_asked = is_asked
+
+    def __call__(self, keys: Dataset) -> None:
+        if self._is_asked(keys) and not self.over.is_set():
+            self.reached.set()
+            self.over.wait(SOON)
+
+
+class StallingWay:
+    """A way to a server, over which nothing more comes back once something was asked for, and so many bytes came."""
+
+    def __init__(self, server_port: int, asked: bytes, bytes_first: int) -> None:
+        self.reached, self.over, self.was_left = Event(), Event(), Event()
+        self._server_port = server_port
+        self._asked = asked
+        self._bytes_first = bytes_first
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._door.getsockname()[1])
+        Thread(target=self._take, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        self._door.close()
+
+    def _take(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._door.accept()
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+                stalls = Event()
+                Thread(target=self._ask, args=(client, server, stalls), daemon=True).start()
+                Thread(target=self._answer, args=(client, server, stalls), daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket, stalls: Event) -> None:
+        with suppress(OSError):
+            while asked := client.recv(65536):
+                if self._asked in asked and not self.over.is_set():
+                    stalls.set()
+                server.sendall(asked)
+        if stalls.is_set():
+            self.was_left.set()
+        end(server)
+
+    def _answer(self, client: socket.socket, server: socket.socket, stalls: Event) -> None:
+        with suppress(OSError):
+            while answer := server.recv(65536):
+                if stalls.is_set() and not self.over.is_set():
+                    client.sendall(answer[: self._bytes_first])
+                    self.reached.set()
+                    self.over.wait(SOON)
+                    break
+                client.sendall(answer)
+        end(client)
+        end(server)
+
+
+def end(connection: socket.socket) -> None:
+    """Also for who reads from it in another thread."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def attempts_at_parts(memory: Memory) -> set[int]:
+    with memory.database.read() as connection:
+        return {int(attempts) for (attempts,) in connection.execute(sa.select(schema.backfill_part.c.attempts))}
+
+
+QUERIES = {
+    "studies": lambda keys: keys.QueryRetrieveLevel == "STUDY",
+    "images": lambda keys: keys.QueryRetrieveLevel == "IMAGE" and "InstanceNumber" in keys,
+    "the images of a series to be fetched": lambda keys: "InstanceNumber" not in keys and "SOPInstanceUID" in keys,
+}
+
+
+@pytest.mark.parametrize("asked", list(QUERIES))
+def test_a_stop_interrupts_a_query_that_is_not_answered(memory: Memory, three_studies: MadeArchive, asked: str):
+    gate = Gate(QUERIES[asked])
+    with opened(Peer(three_studies, before_find=gate)) as peer:
+        order = order_of(memory, peer.archive(), PATIENT, Heard())
+        with running(order) as ended:
+            try:
+                assert gate.reached.wait(SOON)
+                order.stop()
+                assert ended() is BackfillState.OPEN
+            finally:
+                gate.over.set()
+            assert peer.was_left.wait(SOON)
+        assert {attempts for *_, attempts in memory.series().values()} <= {0}
+        assert attempts_at_parts(memory) <= {0}
+        assert order_of(memory, peer.archive(), PATIENT, Heard()).run() is BackfillState.DONE
+    assert memory.registered() == dict.fromkeys(WANTED, SLICES)
+
+
+@pytest.fixture
+def way(orthanc: Orthanc, three_studies: MadeArchive, request: pytest.FixtureRequest) -> Iterator[StallingWay]:
+    orthanc.add([path for paths in three_studies.files.values() for path in paths])
+    made = StallingWay(orthanc.http_port, *request.param)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        (b"GET /dicom-web/studies?", 0),
+        (b"/metadata", 100),
+        (b"/instances?", 0),
+        (f"/series/{WANTED[1]} HTTP".encode(), 0),
+        (f"/series/{WANTED[1]} HTTP".encode(), 2000),
+    ],
+    indirect=True,
+    ids=["studies", "metadata", "instances", "a download", "a download in its middle"],
+)
+def test_a_stop_interrupts_a_web_server_that_sends_nothing(memory: Memory, way: StallingWay):
+    archive = Archive("web", url=f"http://127.0.0.1:{way.port}/dicom-web")
+    order = order_of(memory, archive, PATIENT, Heard())
+    with running(order) as ended:
+        assert way.reached.wait(SOON)
+        order.stop()
+        assert ended() is BackfillState.OPEN
+        assert way.was_left.wait(SOON)
+    way.over.set()
+    waiting = [series for series in memory.series().values() if series[0] == "waiting"]
+    assert {attempts for *_, attempts in waiting} <= {0}
+    assert order_of(memory, archive, PATIENT, Heard()).run() is BackfillState.DONE
+    assert memory.registered() == dict.fromkeys(WANTED, SLICES)
+
+
+def test_a_web_server_over_tls_is_left_as_well(papers: Papers):
+    context, asked, left = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), Event(), Event()
+    context.load_cert_chain(*papers.of("node"))
+
+    def serve(door: socket.socket) -> None:
+        with context.wrap_socket(door.accept()[0], server_side=True) as client:
+            assert client.recv(4096).startswith(b"GET /dicom-web/studies?")
+            asked.set()
+            with suppress(OSError):
+                assert client.recv(4096) == b""
+            left.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        Thread(target=serve, args=(door,), daemon=True).start()
+        url = f"https://127.0.0.1:{door.getsockname()[1]}/dicom-web"
+        where = archive_source(Archive("web", url=url, ca_file=papers.authority), MARCH, PATIENT, KEY, SELECTION)
+        with pytest.raises(PeerError, match="was lost on the way"):
+            where.search(Part("StudyDate=20260301"), go_on=lambda: not asked.is_set())
+        assert left.wait(SOON)
+
+
+def test_a_folder_of_many_files_is_left_between_two(made: MadeArchive, tmp_path: Path):
+    made.add(1, 1)
+    turns = iter([True, True, True])
+    with pytest.raises(PeerError, match="was left"):
+        file_source(made.folder, KEY, SELECTION).search(Part("study1"), go_on=lambda: next(turns, False))
+    assert next(turns, None) is None
