@@ -111,7 +111,8 @@ def _along_axes(
     target: Shape,
 ) -> NDArray[np.float32]:
     """The grids' axes run along each other: an axis at a time, means of blocks and interpolation in one."""
-    from engine.kernels import share_out, weigh_axes
+    from engine.kernels.compiled import share_out
+    from engine.kernels.grids import weigh_axes
 
     taps: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     within: list[slice] = []
@@ -168,7 +169,8 @@ def _turned(
     target: Shape,
 ) -> NDArray[np.float32]:
     """The grids lie anyhow to each other."""
-    from engine.kernels import share_out, turn
+    from engine.kernels.compiled import share_out
+    from engine.kernels.grids import turn
 
     small = block if (factor == 1).all() else _block_means(block, factor)
     result = volume_memory(target, np.float32)

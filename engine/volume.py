@@ -22,6 +22,9 @@ Box = tuple[slice, slice, slice]
 
 CANONICAL: tuple[Vector, Vector, Vector] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Directions of the grid that networks see: slices to the head, rows to the back, columns to the left."""
+BESIDE_BODY_MM = 3.0
+"""How far around voxels of a vertebral body its probability is told; bone probability farther off belongs to something
+else."""
 
 
 def moved(points: NDArray[np.floating], affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,7 +170,7 @@ class TissueMap:
 
     geometry: Geometry
     labels: NDArray[np.uint8]  # (K, J, I), index into `tissues`
-    body_probability: NDArray[np.float32]  # (K, J, I), of "vertebral_body", 0..1
+    body_probability: NDArray[np.float32]  # (K, J, I), of "vertebral_body", 0..1; may be 0 beyond BESIDE_BODY_MM of it
     tissues: tuple[str, ...]  # names of the labels, [0] is "background"
     looked: tuple[Box, ...] = ()  # what the network was shown; the rest is background unseen. Empty: everything
 

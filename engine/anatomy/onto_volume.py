@@ -9,10 +9,9 @@ from scipy import ndimage
 from engine.anatomy.bodies import Body
 from engine.records import VertebralLevel
 from engine.resampling import resample
-from engine.volume import Box, Geometry, Segmentation, TissueMap
+from engine.volume import BESIDE_BODY_MM, Box, Geometry, Segmentation, TissueMap
 
 MARGIN_MM = 6.0  # around a body: room for the interpolation on both grids
-REACH_MM = 3.0  # from a body's voxels: bone probability farther away belongs to something else
 
 
 def onto_volume(
@@ -51,7 +50,7 @@ def _bone_and_share(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bone probability near any body, and 1 where the n-th is the nearest one."""
     distance, nearest = ndimage.distance_transform_edt(numbers == 0, geometry.spacing_mm, return_indices=True)
-    bone = np.where(distance <= REACH_MM, probability, 0)
+    bone = np.where(distance <= BESIDE_BODY_MM, probability, 0)
     return bone.astype(np.float32), (numbers[tuple(nearest)] == n).astype(np.float32)
 
 

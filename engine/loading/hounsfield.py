@@ -64,12 +64,12 @@ def to_hounsfield(raw: Raw, form: PixelFormat, rescale: Rescale, out: NDArray[np
     Returns:
         Whether all stored values are the same: no scanner makes such a slice, a decoder that failed in silence does.
     """
-    from engine import kernels
+    from engine.kernels.stored import to_hounsfield
 
     values, bits = raw
     if values.dtype.itemsize == 1:
         values = values.astype(np.int16 if values.dtype.kind == "i" else np.uint16)
-    return kernels.to_hounsfield(
+    return to_hounsfield(
         np.ascontiguousarray(values).view(np.uint16),
         bits,
         form.signed,
@@ -92,7 +92,7 @@ def read_hounsfield(slices: Sequence[tuple[Frames, Rescale]], out: NDArray[np.in
         Whether they are such slices and nothing is wrong with them. If not, what was written is of no meaning, and
         reading them one by one tells what is wrong.
     """
-    from engine import kernels
+    from engine.kernels.stored import read_to_hounsfield
 
     form = slices[0][0].form
     alike = all(_plain(frames.form) and frames.form.kind == form.kind for frames, _ in slices)
@@ -103,7 +103,7 @@ def read_hounsfield(slices: Sequence[tuple[Frames, Rescale]], out: NDArray[np.in
     except SeriesError:
         return False
     paths = [os.fsencode(frames.path) + b"\0" for frames, _ in slices]
-    return kernels.read_to_hounsfield(
+    return read_to_hounsfield(
         np.frombuffer(b"".join(paths), np.uint8),
         np.cumsum([0, *map(len, paths[:-1])]),
         os.O_RDONLY | os.O_CLOEXEC,

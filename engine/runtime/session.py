@@ -56,16 +56,38 @@ def in_runs(
     Returns:
         (N, ...) float32, the caller's own.
     """
+    return in_streams(inputs, size, 1, lambda runs: [run(one) for one in runs])
+
+
+def in_streams(
+    inputs: NDArray[np.float32],
+    size: int,
+    streams: int,
+    run: Callable[[list[NDArray[np.float32]]], list[NDArray[np.float32]]],
+) -> NDArray[np.float32]:
+    """The same for a library that computes several runs side by side.
+
+    Args:
+        streams: runs at a time, at most; each is of `size` inputs.
+        run: computes so many runs or fewer; what it returns is copied at once.
+    """
     answers: NDArray[np.float32] | None = None
-    for first in range(0, len(inputs), size):
-        some = np.ascontiguousarray(inputs[first : first + size], dtype=np.float32)
-        count = len(some)
-        if count < size:
-            some = np.concatenate([some, np.zeros((size - count, *some.shape[1:]), dtype=np.float32)])
-        found = run(some)
-        if answers is None:
-            answers = np.empty((len(inputs), *found.shape[1:]), dtype=np.float32)
-        answers[first : first + count] = found[:count]
+    starts = range(0, len(inputs), size)
+    for turn in range(0, len(starts), streams):
+        firsts = starts[turn : turn + streams]
+        for first, found in zip(firsts, run([_filled(inputs[n : n + size], size) for n in firsts]), strict=True):
+            if answers is None:
+                answers = np.empty((len(inputs), *found.shape[1:]), dtype=np.float32)
+            part = answers[first : first + size]
+            part[:] = found[: len(part)]
     if answers is None:
         raise ValueError("a batch needs at least one input")
     return answers
+
+
+def _filled(some: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Inputs, contiguous, filled up with zeros to a run's size."""
+    short = size - len(some)
+    if short:
+        some = np.concatenate([some, np.zeros((short, *some.shape[1:]), dtype=np.float32)])
+    return np.ascontiguousarray(some, dtype=np.float32)

@@ -76,7 +76,8 @@ def _go_on(
 def _answers(asked: dict[int, NDArray[np.float32]], session: Session) -> dict[int, NDArray[np.float32] | Exception]:
     """Each question's answers; where a shared run fails, each is asked alone, so that only its own failure is left."""
     try:
-        together = session.infer(np.concatenate(list(asked.values())))
+        questions = list(asked.values())
+        together = session.infer(questions[0] if len(questions) == 1 else np.concatenate(questions))
     except DeploymentError:
         raise
     except Exception as error:

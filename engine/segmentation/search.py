@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from engine.resampling import AIR
 from engine.segmentation.tiles import TileOptions, tile_starts, tiles
-from engine.volume import CANONICAL, Box, Geometry, Shape, Volume, places
+from engine.volume import CANONICAL, Box, Geometry, Shape, Volume
 
 BLOCKS = 12  # along the shorter side of a tile; our choice: 16 mm each, half a body
 GUESS_MM = 4.0  # grid of the guess
@@ -63,19 +63,17 @@ class Search:
         self._all = tiles(shape, tile, options)
         self._shape, self._tile, self._ribs = shape, tile, (rib_reach, rib_band)
         blocks = tuple(-(-n // self._block) for n in shape)
-        self._spine, self._rib, self._seen = (np.zeros(blocks, dtype=bool) for _ in range(3))
+        self._tissue = np.zeros((2, *blocks), dtype=bool)
+        self._spine, self._rib = self._tissue
+        self._seen = np.zeros(blocks, dtype=bool)
         self._band: slice | None = None  # of blocks: where the lowest ribs are
 
     def first(self, columns: Sequence[tuple[float, float]]) -> list[Box]:
         """One tile a slab, around the guess."""
         return [self._around(slab, *column) for slab, column in zip(self.slabs, columns, strict=True)]
 
-    def note(self, at: Box, spine: NDArray[np.bool_] | None, rib: NDArray[np.bool_] | None) -> None:
-        """A tile was looked at.
-
-        Args:
-            spine, rib: (K, J, I) where the network saw them; None: the tile was empty without a look.
-        """
+    def note(self, at: Box) -> None:
+        """A tile was looked at."""
         self.looked.append(at)
         seen = self._seen.shape
         ends = [
@@ -84,10 +82,23 @@ class Search:
         ]
         inner = tuple(slice(round(part.start / self._block), end) for part, end in zip(at, ends, strict=True))
         self._seen[inner] = True
-        for mask, blocks in ((spine, self._spine), (rib, self._rib)):
-            if mask is not None:
-                index = (places(mask) + [part.start for part in at]) // self._block
-                blocks[tuple(index.T)] = True
+
+    def see(self, at: Box, logits: NDArray[np.float32], followed: NDArray[np.bool_]) -> bool:
+        """A tile was shown to the network.
+
+        Args:
+            logits: (C, K, J, I), its answer.
+            followed: (2, C): which classes are spine, and which are rib.
+
+        Returns:
+            whether the answer is made of finite numbers; if not, nothing can be told from what was seen.
+        """
+        from engine.kernels.tiles import mark_blocks
+
+        self.note(at)
+        k, j, i = at
+        start = (k.start, j.start, i.start)
+        return bool(mark_blocks(np.ascontiguousarray(logits), followed, start, self._block, self._tissue))
 
     def next(self) -> list[Box]:
         """Where to look now; nothing: all that matters was seen."""

@@ -7,7 +7,7 @@ not looked at, and the map says so.
 """
 
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from engine.resampling import canonical_grid, resample
 from engine.runtime.manifest import ModelManifest
 from engine.runtime.session import Session
 from engine.runtime.sharing import Asking, ask
+from engine.segmentation.blending import Blend
 from engine.segmentation.search import Search, guessed_columns
-from engine.segmentation.tiles import TileOptions, tile_weights, tiles
-from engine.volume import Box, Geometry, Shape, TissueMap, Volume
+from engine.segmentation.tiles import TileOptions, tiles
+from engine.volume import BESIDE_BODY_MM, Box, Geometry, Shape, TissueMap, Volume
 
 SPINE = ("vertebral_body", "disc", "sacrum")
 """What is followed to its ends."""
@@ -82,9 +83,10 @@ def segmenting(
     """
     grid, padded, inside = _grids(volume, manifest, options)
     blend, looked = yield from _looked_at(volume, padded, manifest, options, image)
-    labels, body = np.zeros(grid.shape, dtype=np.uint8), np.zeros(grid.shape, dtype=np.float32)
     seen = tuple(box for at in looked if (box := _shifted(at, inside)) is not None)
-    blend.write(labels, body, inside, manifest)
+    reach = tuple(ceil(BESIDE_BODY_MM / step) for step in grid.spacing_mm)
+    labels, body = blend.settled(manifest.labels.index("vertebral_body"), (reach[0], reach[1], reach[2]))
+    labels, body = np.ascontiguousarray(labels[inside]), np.ascontiguousarray(body[inside])
     return TissueMap(grid, labels, body, manifest.labels, seen)
 
 
@@ -123,11 +125,11 @@ def _looked_at(
     manifest: ModelManifest,
     options: SegmentationOptions,
     image: NDArray[np.float32] | None,
-) -> Asking[tuple["_Blend", list[Box]]]:
+) -> Asking[tuple[Blend, list[Box]]]:
     """Look along the spine, or at every tile; what was seen, and where."""
-    blend = _Blend(len(manifest.labels), grid.shape, manifest.tile)
+    blend = Blend(len(manifest.labels), grid.shape, manifest.tile)
     enough = options.bone_volume_cm3 * 1000 / grid.voxel_volume_mm3
-    spine, rib = (np.isin(manifest.labels, names) for names in (SPINE, ("rib",)))
+    followed = np.stack([np.isin(manifest.labels, names) for names in (SPINE, ("rib",))])
     reach, band = round(options.rib_reach_mm / grid.spacing_mm[2]), round(RIB_BAND_MM / grid.spacing_mm[0])
     search = Search(grid.shape, manifest.tile, options.tiles, reach, band)
     if options.everywhere:
@@ -143,13 +145,12 @@ def _looked_at(
                 inputs.append(tile[None])
                 places.append(box)
             else:
-                search.note(box, None, None)
+                search.note(box)
         if inputs:
             for box, logits in zip(places, (yield np.stack(inputs)), strict=True):
-                if not np.isfinite(logits).all():
+                if not search.see(box, logits, followed):
                     raise AnatomyNotFound(Reason.ANSWER_NOT_FINITE, "the spine network's answer is not finite")
-                likeliest = blend.add(box, logits)
-                search.note(box, spine[likeliest], rib[likeliest])
+                blend.add(box, logits)
         wanted = [] if options.everywhere else search.next()
     return blend, [] if options.everywhere else search.looked
 
@@ -173,42 +174,3 @@ def _key(at: Box) -> tuple[tuple[int, int], ...]:
 def _box(key: tuple[tuple[int, int], ...]) -> Box:
     k, j, i = (slice(*ends) for ends in key)
     return k, j, i
-
-
-class _Blend:
-    """Weighted sums of the tiles' logits; memory is touched only where there was a tile."""
-
-    def __init__(self, classes: int, shape: Shape, tile: Shape) -> None:
-        self._scores = np.zeros((classes, *shape), dtype=np.float32)
-        self._total = np.zeros(shape, dtype=np.float32)
-        self._weights = tile_weights(tile)
-        self._boxes: list[Box] = []
-
-    def add(self, at: Box, logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """One tile; returns its likeliest classes."""
-        from engine.kernels import blend_tile
-
-        likeliest = np.empty(logits.shape[1:], dtype=np.uint8)
-        k, j, i = at
-        start = (k.start, j.start, i.start)
-        blend_tile(np.ascontiguousarray(logits), self._weights, self._scores, self._total, start, likeliest)
-        self._boxes.append(at)
-        return likeliest
-
-    def write(self, labels: NDArray[np.uint8], body: NDArray[np.float32], inside: Box, manifest: ModelManifest) -> None:
-        """The likeliest label and the softmax of the vertebral bodies' class, where there was a tile.
-
-        Args:
-            labels, body: (K, J, I) zeros, filled here; the rest stays background.
-            inside: where they lie in the padded grid.
-        """
-        if not self._boxes:
-            return
-        from engine.kernels import settle
-
-        wanted = manifest.labels.index("vertebral_body")
-        low = [max(min(at[n].start for at in self._boxes), inside[n].start) for n in range(3)]
-        high = [min(max(at[n].stop for at in self._boxes), inside[n].stop) for n in range(3)]
-        at = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        to = tuple(slice(a - own.start, b - own.start) for a, b, own in zip(low, high, inside, strict=True))
-        settle(self._scores[(slice(None), *at)], self._total[at], wanted, labels[to], body[to])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import UnusableModel
-from engine.runtime.session import in_runs
+from engine.runtime.session import in_runs, in_streams
 from engine.runtime.sharing import ask_together
 
 
@@ -54,3 +54,17 @@ def test_runs_are_of_one_size_and_the_last_is_filled_up():
     inputs = np.arange(7, dtype=np.float32)[:, None]
     assert np.array_equal(in_runs(inputs, 3, run), inputs * 2)
     assert sizes == [3, 3, 3]
+
+
+@pytest.mark.parametrize("streams", [1, 2, 8])
+def test_streams_take_runs_of_one_size_side_by_side(streams):
+    sizes = []
+
+    def run(runs):
+        sizes.append([len(one) for one in runs])
+        return [one * 2 for one in runs]
+
+    inputs = np.arange(7, dtype=np.float32)[:, None]
+    assert np.array_equal(in_streams(inputs, 2, streams, run), inputs * 2)
+    assert [size for some in sizes for size in some] == [2, 2, 2, 2]
+    assert max(len(one) for one in sizes) == min(streams, 4)

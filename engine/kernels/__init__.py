@@ -1,0 +1,1 @@
+"""Loops over voxels that NumPy would walk several times, compiled."""
