@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.buffers import volume_memory
-from engine.volume import CANONICAL, Geometry, Shape, Vector
+from engine.volume import CANONICAL, Geometry, Shape, Vector, moved
 
 AIR = -1024.0  # HU outside every grid
 Resampling = Callable[[NDArray[Any], Geometry, Geometry], NDArray[np.float32]]
@@ -82,9 +82,9 @@ def _needed(
 ) -> tuple[NDArray[np.generic] | None, NDArray[np.int_]]:
     """The part of the source that the target can see, in whole blocks, and where it starts."""
     corners = np.array(
-        [[k, j, i, 1.0] for k in (0, shape[0] - 1) for j in (0, shape[1] - 1) for i in (0, shape[2] - 1)]
+        [[k, j, i] for k in (0.0, shape[0] - 1.0) for j in (0.0, shape[1] - 1.0) for i in (0.0, shape[2] - 1.0)]
     )
-    seen = (corners @ step.T)[:, :3]
+    seen = moved(corners, step)
     low = np.floor(seen.min(axis=0)).astype(int) - 2 * factor
     high = np.ceil(seen.max(axis=0)).astype(int) + 2 * factor + 1
     low = np.clip(low, 0, None) // factor * factor

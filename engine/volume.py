@@ -85,6 +85,13 @@ class Geometry:
         matrix.setflags(write=False)  # kept and shared
         return matrix
 
+    @cached_property
+    def inverse(self) -> NDArray[np.float64]:
+        """(4, 4) float64, from patient mm (x, y, z, 1) to (k, j, i)."""
+        matrix = np.asarray(np.linalg.inv(self.affine), dtype=np.float64)
+        matrix.setflags(write=False)  # kept and shared
+        return matrix
+
     @property
     def voxel_volume_mm3(self) -> float:
         """Volume of one voxel, mm3."""
@@ -110,7 +117,7 @@ class Geometry:
         Returns:
             (..., 3) float64, as (k, j, i); may lie outside the grid.
         """
-        return moved(points, np.asarray(np.linalg.inv(self.affine), dtype=np.float64))
+        return moved(points, self.inverse)
 
     def box(self, at: Box) -> "Geometry":
         """The grid of a box cut out of this one; the box must lie inside.

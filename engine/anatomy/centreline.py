@@ -34,8 +34,14 @@ class Centreline:
 
     def project(self, points: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Way along the course and distance from it, mm, of points (N, 3) in the patient."""
-        distance, index = cKDTree(self.points).query(points)
-        return np.asarray(index * STEP_MM), np.asarray(distance)
+        if not (np.diff(self.points[:, 2]) < 0).all():  # a course that turns back, which no spine has
+            distance, index = cKDTree(self.points).query(points)
+            return np.asarray(index * STEP_MM), np.asarray(distance)
+        from engine.kernels.sampling import nearest_of
+
+        number, away = np.empty(len(points), dtype=np.int64), np.empty(len(points))
+        nearest_of(self.points, np.ascontiguousarray(points, dtype=np.float64), number, away)
+        return number * STEP_MM, away
 
     def at(self, way_mm: NDArray[np.floating]) -> NDArray[np.float64]:
         """Points of the course at ways along it; (N, 3) mm in the patient."""

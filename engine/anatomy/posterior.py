@@ -41,6 +41,8 @@ def whole_vertebrae(bodies: Segmentation, tissues: TissueMap) -> Segmentation:
 
 def _onto(bodies: Segmentation, grid: Geometry) -> NDArray[np.uint8]:
     """The label of the body's voxel under each of the grid's centres; grids lie as they like."""
+    from engine.kernels.sampling import put_under
+
     labels = np.zeros(grid.shape, dtype=np.uint8)
     for n, box in enumerate(bodies.boxes, start=1):
         if box is None:
@@ -50,12 +52,7 @@ def _onto(bodies: Segmentation, grid: Geometry) -> NDArray[np.uint8]:
         near = grid.to_index(bodies.geometry.to_patient(corners))
         low = np.clip(np.floor(near.min(axis=0)).astype(int), 0, grid.shape)
         high = np.clip(np.ceil(near.max(axis=0)).astype(int) + 1, 0, grid.shape)
-        places = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), axis=-1).reshape(-1, 3)
-        index = np.rint(bodies.geometry.to_index(grid.to_patient(places.astype(float)))).astype(int)
-        inside = ((index >= 0) & (index < bodies.geometry.shape)).all(axis=1)
-        places, index = places[inside], index[inside]
-        mine = bodies.labels[tuple(index.T)] == n
-        labels[tuple(places[mine].T)] = n
+        put_under(bodies.labels, n, bodies.geometry.inverse, grid.affine, low, high, labels)
     return labels
 
 

@@ -70,37 +70,56 @@ def _slab(
     cut: SagittalCut, window: Sequence[float],
 ) -> NDArray[np.uint8]:  # fmt: skip
     """(pixels, pixels) grey values; the mean of sheets; what is not the vertebra is as the window's lower edge."""
+    from engine.kernels.sampling import add_sheets
+
     low, high = window
     step = cut.field_mm / cut.pixels
-    distance, source = _outside_mm(whole, n, around, cut.dilation_mm)
     at, rows, columns = _needed(whole, around, middle, axes, cut, step)
     sheets = max(1, round(cut.thickness_mm / SHEET_MM))
     aside = (np.arange(sheets) - (sheets - 1) / 2) * (cut.thickness_mm / sheets)
-    flat = middle + (rows * -step)[:, None, None] * axes[2] + (columns * step)[None, :, None] * axes[1]
-    total = np.zeros(flat.shape[:2], dtype=np.float32)
-    for shift in aside:
-        points = flat + shift * axes[0]
-        inside = (
-            _sampled(distance, whole.geometry.to_index(points) - source, 2 * cut.dilation_mm + 9) <= cut.dilation_mm
-        )
-        values = np.full(flat.shape[:2], low, dtype=np.float32)
-        values[inside] = _sampled(volume.hounsfield, volume.geometry.to_index(points[inside]), low)
-        total += np.clip(values, low, high)
+    down, back = rows * -step, columns * step
+    total = np.zeros((len(down), len(back)), dtype=np.float32)
+    if total.size:
+        ends = np.array([[x, y, z] for x in aside[[0, -1]] for y in back[[0, -1]] for z in down[[0, -1]]])
+        distance, source = _outside_mm(whole, n, around, middle + ends @ axes, cut.dilation_mm)
+        add_sheets(
+            volume.hounsfield, volume.geometry.inverse, distance, whole.geometry.inverse, source, middle, axes,
+            down, back, aside, (cut.dilation_mm, 2 * cut.dilation_mm + 9, float(low), float(high)), total,
+        )  # fmt: skip
     grey = np.zeros((cut.pixels, cut.pixels), dtype=np.uint8)
     grey[at] = np.rint((total / sheets - low) * (255 / (high - low))).astype(np.uint8)
     return grey if cut.anterior == "left" else np.ascontiguousarray(grey[:, ::-1])
 
 
 def _outside_mm(
-    whole: Segmentation, n: int, around: Box, reach_mm: float
+    whole: Segmentation, n: int, around: Box, corners: NDArray[np.float64], reach_mm: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Distance to the vertebra's surface near it, mm, and the index where that block begins."""
+    """Distance to the vertebra's surface in a slab, mm, and the index where that block begins.
+
+    Only what lies near the slab is looked at; distances are right up to the reach, and larger than it beyond.
+
+    Args:
+        corners: (N, 3) of the slab, mm in the patient.
+    """
     spacing = np.asarray(whole.geometry.spacing_mm)
+    far = reach_mm + 2 * float(np.linalg.norm(spacing))  # a voxel's corners are nearer to each other than half of that
     margin = np.ceil(reach_mm / spacing).astype(int) + 2
-    mask = np.pad(whole.labels[around] == n, [(int(m), int(m)) for m in margin])
+    index = whole.geometry.to_index(corners)
+    wide = np.ceil(far / spacing).astype(int) + 1
+    low = np.maximum(np.floor(index.min(axis=0)).astype(int) - wide, [part.start for part in around] - margin)
+    high = np.minimum(np.ceil(index.max(axis=0)).astype(int) + wide + 1, [part.stop for part in around] + margin)
+    size = np.maximum(high - low, 1)
+    mask = np.zeros(size, dtype=bool)
+    first, last = np.maximum(low, 0), np.minimum(low + size, whole.geometry.shape)
+    if (last > first).all():
+        inner = tuple(slice(int(a), int(b)) for a, b in zip(first - low, last - low, strict=True))
+        labels = whole.labels[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))]
+        mask[inner] = labels == n
+    if not mask.any():
+        return np.full(mask.shape, far, dtype=np.float32), low.astype(float)
     distance = ndimage.distance_transform_edt(~mask, sampling=whole.geometry.spacing_mm)
     beyond = np.maximum(distance - spacing.mean() / 2, 0)  # from a voxel's centre to the surface of the next
-    return beyond.astype(np.float32), np.array([part.start for part in around]) - margin
+    return beyond.astype(np.float32), low.astype(float)
 
 
 def _needed(
@@ -119,20 +138,6 @@ def _needed(
         parts.append(slice(int(first), int(last)))
     rows, columns = (np.arange(float(part.start), float(part.stop)) - half for part in parts)
     return (parts[0], parts[1]), rows, columns
-
-
-def _sampled(values: NDArray[np.generic], index: NDArray[np.float64], outside: float) -> NDArray[np.float32]:
-    """Linear interpolation at indices (..., 3); only the part of the source that is needed is touched."""
-    if not index.size:
-        return np.zeros(index.shape[:-1], dtype=np.float32)
-    axes = tuple(range(index.ndim - 1))
-    low = np.clip(np.floor(index.min(axis=axes)).astype(int), 0, values.shape)
-    high = np.clip(np.ceil(index.max(axis=axes)).astype(int) + 2, 0, values.shape)
-    if (high <= low).any():
-        return np.full(index.shape[:-1], outside, dtype=np.float32)
-    block = values[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))].astype(np.float32)
-    found = ndimage.map_coordinates(block, np.moveaxis(index - low, -1, 0), order=1, mode="constant", cval=outside)
-    return np.asarray(found, dtype=np.float32)
 
 
 def _shrunk(grey: NDArray[np.uint8], cut: SagittalCut) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ def trabecular_core(bodies: Segmentation, erosion_mm: float) -> Segmentation:
     Source:
         Peng 2023: vertebral bodies eroded by 3 mm in all directions give the trabecular region.
     """
-    cores = np.zeros_like(bodies.labels)
+    cores = np.zeros(bodies.labels.shape, dtype=np.uint8)  # pages that nobody writes to cost nothing
     for n, box in enumerate(bodies.boxes, start=1):
         if box is not None and bodies.segments[n - 1] is not None:
             cores[box][eroded(bodies.labels[box] == n, bodies.geometry.spacing_mm, erosion_mm)] = n

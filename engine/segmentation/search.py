@@ -26,14 +26,15 @@ SPINE_BLOCKS = 2  # with spine in them, so that a slab counts as having one
 
 def guessed_columns(volume: Volume, grid: Geometry, slabs: Sequence[slice]) -> list[tuple[float, float]]:
     """Row and column of the grid around which each slab probably shows the spine: where bone stands upright."""
+    from engine.kernels.sampling import nearest
+
     steps = [max(1, round(GUESS_MM / step)) for step in grid.spacing_mm]
     k, j, i = (-(-n // step) for n, step in zip(grid.shape, steps, strict=True))
     dk, dj, di = (step * mm for step, mm in zip(steps, grid.spacing_mm, strict=True))
     coarse = Geometry((k, j, i), (dk, dj, di), grid.origin_mm, CANONICAL)
     step = np.linalg.inv(volume.geometry.affine) @ coarse.affine
-    hounsfield = ndimage.affine_transform(
-        volume.hounsfield, step[:3, :3], step[:3, 3], coarse.shape, order=0, mode="constant", cval=AIR
-    )
+    hounsfield = np.empty(coarse.shape, np.int16)
+    nearest(volume.hounsfield, step, np.int16(AIR), hounsfield)
     bone = (hounsfield > BONE_HU).astype(np.float32)
     slope = np.linspace(FRONT, 1.0, j, dtype=np.float32)[:, None]
     upright = [bone[part.start // steps[0] : -(-part.stop // steps[0])].mean(axis=0) ** 2 for part in slabs]
