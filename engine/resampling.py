@@ -73,8 +73,11 @@ def resample(
     if block is None:
         return np.full(target.shape, outside, dtype=np.float32)
     along_axes = np.allclose(step[:3, :3], np.diag(np.diag(step[:3, :3])), rtol=0, atol=1e-9 * factor.max())
-    work = _along_axes if along_axes else _turned
-    return work(_plain(block), step, source.shape, factor, start, outside, target.shape)
+    if along_axes:
+        whole = values.flags.c_contiguous and values.dtype in (np.int16, np.float32)
+        taken = (values, start) if whole else (_plain(block), np.zeros_like(start))
+        return _along_axes(*taken, block.shape, step, source.shape, factor, start, outside, target.shape)
+    return _turned(_plain(block), step, source.shape, factor, start, outside, target.shape)
 
 
 def _needed(
@@ -102,7 +105,9 @@ def _plain(block: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _along_axes(
-    block: NDArray[np.generic],
+    values: NDArray[np.generic],
+    first_voxel: NDArray[np.int_],
+    size: Shape,
     step: NDArray[np.float64],
     shape: Shape,
     factor: NDArray[np.int_],
@@ -110,7 +115,13 @@ def _along_axes(
     outside: float,
     target: Shape,
 ) -> NDArray[np.float32]:
-    """The grids' axes run along each other: an axis at a time, means of blocks and interpolation in one."""
+    """The grids' axes run along each other: an axis at a time, means of blocks and interpolation in one.
+
+    Args:
+        values: hold the block of voxels that the target can see.
+        first_voxel, size: where it begins in `values`, and how many voxels it has.
+        start: where it begins in the source.
+    """
     from engine.kernels.compiled import share_out
     from engine.kernels.grids import weigh_axes
 
@@ -122,7 +133,8 @@ def _along_axes(
         if not len(seen):
             return np.full(target, outside, dtype=np.float32)
         within.append(slice(int(seen[0]), int(seen[-1]) + 1))
-        taps.append(_taps(index[within[-1]] - start[axis], block.shape[axis], int(factor[axis])))
+        at, weights = _taps(index[within[-1]] - start[axis], size[axis], int(factor[axis]))
+        taps.append((at + first_voxel[axis], weights))
     along_k, along_j, along_i = taps
     everywhere = all(part == slice(0, n) for part, n in zip(within, target, strict=True))
     result = volume_memory(target, np.float32)
@@ -132,7 +144,7 @@ def _along_axes(
     share_out(
         inside.shape[0],
         max(1, _ALONE // max(1, inside[0].size)),
-        lambda first, last: weigh_axes(block, along_k, along_j, along_i, inside, first, last),
+        lambda first, last: weigh_axes(values, along_k, along_j, along_i, inside, first, last),
     )
     return result
 

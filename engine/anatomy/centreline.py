@@ -36,12 +36,12 @@ class Centreline:
         """Way along the course and distance from it, mm, of points (N, 3) in the patient."""
         if not (np.diff(self.points[:, 2]) < 0).all():  # a course that turns back, which no spine has
             distance, index = cKDTree(self.points).query(points)
-            return np.asarray(index * STEP_MM), np.asarray(distance)
+            return np.asarray(index * STEP_MM, dtype=np.float64), np.asarray(distance, dtype=np.float64)
         from engine.kernels.sampling import nearest_of
 
         number, away = np.empty(len(points), dtype=np.int64), np.empty(len(points))
         nearest_of(self.points, np.ascontiguousarray(points, dtype=np.float64), number, away)
-        return number * STEP_MM, away
+        return np.asarray(number * STEP_MM, dtype=np.float64), away
 
     def at(self, way_mm: NDArray[np.floating]) -> NDArray[np.float64]:
         """Points of the course at ways along it; (N, 3) mm in the patient."""
@@ -65,13 +65,16 @@ def find_centreline(tissues: TissueMap) -> Centreline | None:
 
 def _coarse_course(spine: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.float64]:
     """(K, 2): row and column of the best way through slices of `spine`, one point a slice."""
+    from engine.kernels.ways import best_way
+
     factors = [max(1, round(COARSE_MM / step)) for step in geometry.spacing_mm]
     short = [(0, -n % f) for n, f in zip(spine.shape, factors, strict=True)]
     k = (spine.shape[0] + short[0][1]) // factors[0]
     evidence = _counted(np.pad(spine, short), factors).astype(np.float32) / np.float32(np.prod(factors))
     sigma = [GRAIN_MM / (step * f) for step, f in zip(geometry.spacing_mm, factors, strict=True)]
     evidence = ndimage.gaussian_filter(evidence, sigma, mode="constant")
-    way = _best_way(evidence)
+    way = np.empty((k, 2), dtype=np.int64)
+    best_way(evidence, TURN_COST, way)
     middle = [(f - 1) / 2 for f in factors]
     at = (np.arange(spine.shape[0]) - middle[0]) / factors[0]
     return np.stack([np.interp(at, np.arange(k), way[:, a]) * factors[a + 1] + middle[a + 1] for a in (0, 1)], axis=1)
@@ -88,28 +91,6 @@ def _counted(mask: NDArray[np.bool_], factors: Sequence[int]) -> NDArray[np.gene
             parts.append(counts[tuple(at)])
         counts = sum(parts[1:], start=parts[0])
     return counts
-
-
-def _best_way(evidence: NDArray[np.float32]) -> NDArray[np.int_]:
-    """(K, 2): the way of the highest sum from the first slice to the last, moving at most one voxel a slice."""
-    moves = [(dj, di) for dj in (-1, 0, 1) for di in (-1, 0, 1)]
-    costs = np.array([TURN_COST * np.hypot(dj, di) for dj, di in moves], dtype=np.float32)
-    count, rows, columns = evidence.shape
-    best = evidence[0]
-    came = np.zeros(evidence.shape, dtype=np.int8)
-    for k in range(1, count):
-        padded = np.pad(best, 1, constant_values=-np.inf)
-        choices = np.stack([
-            padded[1 + dj : 1 + dj + rows, 1 + di : 1 + di + columns] - cost
-            for (dj, di), cost in zip(moves, costs, strict=True)
-        ])  # fmt: skip
-        came[k] = choices.argmax(axis=0)
-        best = evidence[k] + np.take_along_axis(choices, came[k][None].astype(np.intp), axis=0)[0]
-    way = np.zeros((count, 2), dtype=int)
-    way[-1] = np.unravel_index(int(best.argmax()), best.shape)
-    for k in range(count - 1, 0, -1):
-        way[k - 1] = way[k] + moves[came[k][tuple(way[k])]]
-    return way
 
 
 def _centres(

@@ -9,12 +9,11 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
-from engine.volume import Geometry, Segmentation, TissueMap, Vector, places
+from engine.volume import Box, Geometry, Segmentation, TissueMap, Vector, places
 
 STEPS = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]  # to half of a voxel's 26 neighbours
 PEDICLE_MM = 4.5  # from a body's voxels: where a way may begin; our choice: two voxels and a gap's width
@@ -30,20 +29,33 @@ def whole_vertebrae(bodies: Segmentation, tissues: TissueMap) -> Segmentation:
     Returns:
         A map where n is the body and what belongs to it; posterior elements of no body in `bodies` stay background.
     """
-    labels = _onto(bodies, tissues.geometry)
+    found = _onto(bodies, tissues.geometry)
+    labels, near = found.labels, list(found.boxes)
     if "posterior_elements" in tissues.tissues:
         voxels = tissues.voxels("posterior_elements")
         voxels = voxels[labels[tuple(voxels.T)] == 0]
         if len(voxels) and labels.any():
-            labels[tuple(voxels.T)] = _owners(voxels, labels, tissues.geometry)
-    return Segmentation(tissues.geometry, labels, bodies.segments)
+            owners = _owners(voxels, found)
+            near = [_with(box, voxels[owners == n]) for n, box in enumerate(found.boxes, start=1)]
+            labels[tuple(voxels.T)] = owners
+    return Segmentation(tissues.geometry, labels, bodies.segments, tuple(near))
 
 
-def _onto(bodies: Segmentation, grid: Geometry) -> NDArray[np.uint8]:
+def _with(box: Box | None, voxels: NDArray[np.int_]) -> Box | None:
+    """A box that holds voxels (N, 3) too."""
+    if box is None or not len(voxels):
+        return box
+    low, high = voxels.min(axis=0).tolist(), voxels.max(axis=0).tolist()
+    k, j, i = (slice(min(own.start, a), max(own.stop, b + 1)) for own, a, b in zip(box, low, high, strict=True))
+    return k, j, i
+
+
+def _onto(bodies: Segmentation, grid: Geometry) -> Segmentation:
     """The label of the body's voxel under each of the grid's centres; grids lie as they like."""
     from engine.kernels.sampling import put_under
 
     labels = np.zeros(grid.shape, dtype=np.uint8)
+    found: list[Box | None] = [None] * len(bodies.segments)
     for n, box in enumerate(bodies.boxes, start=1):
         if box is None:
             continue
@@ -53,17 +65,19 @@ def _onto(bodies: Segmentation, grid: Geometry) -> NDArray[np.uint8]:
         low = np.clip(np.floor(near.min(axis=0)).astype(int), 0, grid.shape)
         high = np.clip(np.ceil(near.max(axis=0)).astype(int) + 1, 0, grid.shape)
         put_under(bodies.labels, n, bodies.geometry.inverse, grid.affine, low, high, labels)
-    return labels
+        k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        found[n - 1] = (k, j, i)
+    return Segmentation(grid, labels, bodies.segments, tuple(found))
 
 
-def _owners(voxels: NDArray[np.int_], labels: NDArray[np.uint8], grid: Geometry) -> NDArray[np.uint8]:
+def _owners(voxels: NDArray[np.int_], bodies: Segmentation) -> NDArray[np.uint8]:
     """The body that each voxel (N, 3) belongs to; 0: to none."""
+    labels, boxes, grid = bodies.labels, bodies.boxes, bodies.geometry
     points = grid.to_patient(voxels.astype(float))
     starts, ends, ways = _neighbours(voxels, grid.spacing_mm)
-    boxes = ndimage.find_objects(labels)
     count, numbers = len(voxels), np.array([n for n, box in enumerate(boxes, start=1) if box is not None])
     for source, n in enumerate(numbers.tolist(), start=count):
-        box = boxes[n - 1]
+        box = boxes[n - 1] or (slice(0),) * 3
         body = places(labels[box] == n) + [part.start for part in box]
         distance, _ = cKDTree(grid.to_patient(body.astype(float))).query(points, distance_upper_bound=PEDICLE_MM)
         away = np.asarray(distance)

@@ -24,6 +24,7 @@ LUMEN_MM = 6.0  # radius of the disc that a great vessel holds
 VESSEL_X_MM = (-25.0, 40.0)  # to the left of the body's middle
 VESSEL_Y_MM = (-40.0, 12.0)  # behind the body's front
 EVEN_SD = 22.0  # HU in a disc of one tissue, in a slab; our choice
+MARGIN = 8  # pixels that a patient goes on beyond the field of view, lest its edge pass for thin
 TABLE_MM = 9.0  # half the thickness of what is no patient
 
 
@@ -103,8 +104,10 @@ def tissue_samples(found: Sequence[Slab]) -> dict[str, Sample]:
 
 def patient(slab: Slab) -> NDArray[np.bool_]:
     """(J, I): the patient's body; the table is too thin to be of it."""
+    from engine.kernels.slabs import opened
+
     solid = ndimage.binary_fill_holes(slab.hounsfield > BODY_ABOVE)
-    solid = ndimage.binary_opening(np.pad(solid, 8, mode="edge"), _disc(TABLE_MM, slab.pixel_mm2**0.5))[8:-8, 8:-8]
+    solid = opened(solid, _disc(TABLE_MM, slab.pixel_mm2**0.5).sum(axis=1) // 2, MARGIN)
     pieces, count = ndimage.label(solid)
     if not count:
         return np.zeros(solid.shape, dtype=bool)
@@ -123,6 +126,8 @@ def truncated_mm(slab: Slab) -> float:
 
 
 def _slab(volume: Volume, bodies: Segmentation, n: int, box: Box) -> Slab:
+    from engine.kernels.slabs import coarse_mean
+
     geometry = bodies.geometry
     inner = max(1, round((box[0].stop - box[0].start) * MIDDLE))
     first = (box[0].start + box[0].stop - inner) // 2
@@ -135,10 +140,9 @@ def _slab(volume: Volume, bodies: Segmentation, n: int, box: Box) -> Slab:
     x0, front = float(np.mean(points[:, 0])), float(np.percentile(points[:, 1], 2))
     depth = float(np.percentile(points[:, 1], 98)) - front
     step = [max(1, round(PIXEL_MM / mm)) for mm in geometry.spacing_mm[1:]]
-    total = volume.hounsfield[planes].sum(axis=0, dtype=np.int32)
-    hounsfield = _coarse(total.astype(np.float32) / np.float32(inner), step)
-    bone = _coarse(bodies.labels[planes].max(axis=0).astype(np.float32), step) > 0
-    rows, columns = hounsfield.shape
+    rows, columns = (size // own for size, own in zip(geometry.shape[1:], step, strict=True))
+    hounsfield, bone = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.bool_)
+    coarse_mean(volume.hounsfield[planes], bodies.labels[planes], (step[0], step[1]), hounsfield, bone)
     index = np.empty((rows, columns, 3))
     index[..., 0] = first + (inner - 1) / 2
     index[..., 1] = (np.arange(rows)[:, None] + 0.5) * step[0] - 0.5
@@ -153,13 +157,6 @@ def _slab(volume: Volume, bodies: Segmentation, n: int, box: Box) -> Slab:
         depth_mm=depth,
         pixel_mm2=step[0] * step[1] * geometry.spacing_mm[1] * geometry.spacing_mm[2],
     )
-
-
-def _coarse(image: NDArray[np.float32], step: Sequence[int]) -> NDArray[np.float32]:
-    """Mean over blocks; what is left over at the far edges is dropped."""
-    rows, columns = image.shape[0] // step[0], image.shape[1] // step[1]
-    blocks = image[: rows * step[0], : columns * step[1]].reshape(rows, step[0], columns, step[1])
-    return np.asarray(blocks.mean(axis=(1, 3)), dtype=np.float32)
 
 
 def _discs(slab: Slab) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
