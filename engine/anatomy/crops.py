@@ -39,8 +39,10 @@ def _continued(hounsfield: NDArray[np.float32], grid: Geometry, source: Geometry
                      for i in (0, grid.shape[2] - 1)], dtype=float)  # fmt: skip
     if _in_view(source.to_index(grid.to_patient(ends)), source).all():
         return hounsfield
-    places = np.stack(np.meshgrid(*(np.arange(float(n)) for n in grid.shape), indexing="ij"), axis=-1)
-    inside = _in_view(source.to_index(grid.to_patient(places)), source)
+    from engine.kernels.shapes import mark_inside
+
+    inside = np.empty(grid.shape, dtype=np.bool_)
+    mark_inside(grid.affine, source.inverse, source.shape, inside)
     if not inside.any():
         return np.full_like(hounsfield, AIR)
     nearest = ndimage.distance_transform_edt(

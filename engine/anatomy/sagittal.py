@@ -76,7 +76,7 @@ def _slab(
     step = cut.field_mm / cut.pixels
     at, rows, columns = _needed(whole, around, middle, axes, cut, step)
     sheets = max(1, round(cut.thickness_mm / SHEET_MM))
-    aside = (np.arange(sheets) - (sheets - 1) / 2) * (cut.thickness_mm / sheets)
+    aside = (np.arange(sheets, dtype=np.float64) - (sheets - 1) / 2) * float(cut.thickness_mm / sheets)
     down, back = rows * -step, columns * step
     total = np.zeros((len(down), len(back)), dtype=np.float32)
     if total.size:

@@ -45,27 +45,16 @@ def eroded(mask: NDArray[np.bool_], spacing_mm: Vector, erosion_mm: float) -> ND
     """
     if erosion_mm <= 0:
         return mask.copy()
+    from engine.kernels.shapes import least_along
+
     far = np.float32(4 * erosion_mm**2)  # any number above the limit
     margin = [int(np.ceil(erosion_mm / step + 0.5)) for step in spacing_mm]
     padded = np.pad(mask, [(n, n) for n in margin])
     squared: NDArray[np.float32] = np.where(padded, far, np.float32(0))
     for axis, (step, reach) in enumerate(zip(spacing_mm, margin, strict=True)):
-        before = squared
-        squared = before.copy()
-        for apart in range(1, reach + 1):
-            added = np.float32(((apart - 0.5) * step) ** 2)
-            if added >= far:
-                break
-            low, high = _shifted(axis, apart)
-            np.minimum(squared[low], before[high] + added, out=squared[low])
-            np.minimum(squared[high], before[low] + added, out=squared[high])
+        added = ((np.arange(1, reach + 1) - 0.5) * step) ** 2
+        before, squared = squared, np.empty_like(squared)
+        least_along(before, axis, added.astype(np.float32)[added < far], squared)
     inner = tuple(slice(n, -n) for n in margin)
     deep: NDArray[np.bool_] = squared[inner] >= np.float32(erosion_mm**2 * (1 - 1e-5))
     return deep
-
-
-def _shifted(axis: int, apart: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """All but the last, and all but the first planes along an axis: each with what lies so many planes on."""
-    low, high = [slice(None)] * 3, [slice(None)] * 3
-    low[axis], high[axis] = slice(None, -apart), slice(apart, None)
-    return tuple(low), tuple(high)

@@ -84,7 +84,7 @@ def add_sheets(
                 if linear(distance, index[0], index[1], index[2], beyond) <= reach:
                     for n in range(3):
                         index[n] = moved_along(to_values, n, point[0], point[1], point[2])
-                    value = linear(values, index[0], index[1], index[2], low)
+                    value = linear(values, index[0], index[1], index[2], limits[2])
                 total[r, c] += min(max(value, low), high)
 
 

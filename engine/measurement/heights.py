@@ -103,24 +103,16 @@ def _endplate_slope(
     u: NDArray[np.float64], v: NDArray[np.float64], w: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
     """(2,): mean slope of both endplates to the left and to the back; None: there are too few columns."""
-    column = np.round(np.stack([u, v]) / COLUMN_MM)
-    reach = FOOTPRINT * np.percentile(np.abs([u, v]), 99, axis=1)
-    inner = (np.abs(column) * COLUMN_MM <= reach[:, None]).all(axis=0)  # whole columns, never slivers of one
-    u, v, w = u[inner], v[inner], w[inner]
-    if not len(u):
+    from engine.kernels.shapes import columns_of
+
+    reach = FOOTPRINT * np.percentile(np.abs([u, v]), 99, axis=1)  # whole columns inside it, never slivers of one
+    half = (reach / COLUMN_MM).astype(int) + 1
+    sums = np.zeros((5, *(2 * half + 1)))
+    sums[3], sums[4] = -np.inf, np.inf
+    columns_of(u, v, w, COLUMN_MM, reach, sums)
+    sizes, left, back, top, bottom = sums[:, sums[0] > 0]
+    if len(sizes) < ENOUGH_COLUMNS:
         return None
-    place = column[:, inner].astype(int)
-    place -= place.min(axis=1, keepdims=True)
-    key = place[0] * (int(place[1].max()) + 1) + place[1]
-    there = np.bincount(key) > 0
-    number = (np.cumsum(there) - 1)[key]
-    count = int(np.count_nonzero(there))
-    if count < ENOUGH_COLUMNS:
-        return None
-    sizes = np.bincount(number)
-    at = np.stack([np.ones(count), np.bincount(number, u) / sizes, np.bincount(number, v) / sizes], axis=1)
-    top, bottom = np.full(count, -np.inf), np.full(count, np.inf)
-    np.maximum.at(top, number, w)
-    np.minimum.at(bottom, number, w)
+    at = np.stack([np.ones(len(sizes)), left / sizes, back / sizes], axis=1)
     planes, *_ = np.linalg.lstsq(at, np.stack([top, bottom], axis=1), rcond=None)
     return np.asarray(planes[1:].mean(axis=1))

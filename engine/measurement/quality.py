@@ -118,9 +118,10 @@ def _metal(volume: Volume, bodies: Segmentation, options: QualityOptions) -> NDA
     if not boxes:
         return np.zeros((0, 3))
     near = _around(boxes, options.metal_distance_mm, bodies)
-    pieces, count = ndimage.label(volume.hounsfield[near] > options.metal_hounsfield)
-    if not count:
+    dense = volume.hounsfield[near] > options.metal_hounsfield
+    if not dense.any():
         return np.zeros((0, 3))
+    pieces, _ = ndimage.label(dense)
     large = np.bincount(pieces.ravel()) * bodies.geometry.voxel_volume_mm3 / 1000 >= options.metal_cm3
     large[0] = False
     index = places(large[pieces]) + [part.start for part in near]
