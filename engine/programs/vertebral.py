@@ -5,104 +5,54 @@ One stage a method; stages know the types that they pass on and nothing of each 
 series is written into its case; engine.batch lets many cases pass the stages at the same time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.anatomy.crops import crop_vertebrae
-from engine.anatomy.levels import LevelOptions, NamedVertebrae, name_levels
+from engine.anatomy.levels import name_levels
 from engine.anatomy.posterior import whole_vertebrae
 from engine.anatomy.sagittal import cut_vertebrae
 from engine.anatomy.trabecular import trabecular_core
-from engine.errors import UnusableModel
-from engine.loading.dali_resampling import DaliResampler, Resampler, ResamplingOptions
+from engine.loading.dali_resampling import DaliResampler, Resampler
 from engine.loading.isolation import Decoders
-from engine.loading.load import LoadingOptions, load
+from engine.loading.load import load
 from engine.measurement.attenuation import measure_attenuation
-from engine.measurement.calibration import CalibrationOptions
 from engine.measurement.densities import calibrated_densities, on_line
-from engine.measurement.quality import QualityOptions, quality_flags
+from engine.measurement.quality import quality_flags
 from engine.measurement.surroundings import slabs
-from engine.prediction.bone_class import Classes, Probabilities, patient_classes, predicting_classes
+from engine.prediction.bone_class import Classes, predicting_classes
 from engine.prediction.bone_density import Densities, predicting_density
-from engine.prediction.from_side import ArealPolicy, Scores, judge, patient_means, predicting_from_side
-from engine.prediction.policy import DensityPolicy
-from engine.programs.aggregation import patients_value
+from engine.prediction.from_side import Scores, predicting_from_side
 from engine.programs.calibrating import Calibrator, without_line
 from engine.programs.stages import Stage, each
+from engine.programs.vertebral_models import (
+    FROM_SIDE,
+    check_optional,
+    check_tissues,
+    needed_session,
+    optional_session,
+)
+from engine.programs.vertebral_options import VertebralOptions as VertebralOptions
+from engine.programs.vertebral_options import engine_version as engine_version
+from engine.programs.vertebral_result import VertebralCase as VertebralCase
+from engine.programs.vertebral_result import result_of
 from engine.records import (
-    CLASSES,
-    Calibration,
-    Measurement,
     ModelRef,
     Program,
-    QualityFlag,
     Quantity,
-    Reason,
-    ScreeningResult,
     SeriesRef,
 )
 from engine.resampling import resample
-from engine.runtime.backends import RuntimeOptions, open_session
-from engine.runtime.manifest import ModelManifest, SagittalCut, find_optional, find_package
+from engine.runtime.backends import RuntimeOptions
+from engine.runtime.manifest import ModelManifest, SagittalCut
+from engine.runtime.memory import share_heap
 from engine.runtime.session import Session
 from engine.runtime.sharing import Asking, ask_together
-from engine.segmentation.vertebrae import SegmentationOptions, network_grid, segmenting
-from engine.volume import Analysis, Segmentation, TissueMap, VertebraCrop, VertebraCut, Volume
-
-TISSUES = ("vertebral_body", "disc", "rib", "sacrum")
-"""What the spine network must tell apart for vertebrae to be found and named."""
-FROM_SIDE = {"areal_bmd": Quantity.AREAL_BMD, "bone_score": Quantity.TRABECULAR_BONE_SCORE}
-"""Tasks of models that read a picture from the side, and what they tell. A site may do without them."""
-
-
-@dataclass(frozen=True, slots=True)
-class VertebralOptions:
-    """All options of the program, a table a stage."""
-
-    erosion_mm: float = 3.0  # from a body's surface to its trabecular core (Peng 2023)
-    loading: LoadingOptions = field(default_factory=LoadingOptions)
-    resampling: ResamplingOptions = field(default_factory=ResamplingOptions)
-    segmentation: SegmentationOptions = field(default_factory=SegmentationOptions)
-    levels: LevelOptions = field(default_factory=LevelOptions)
-    quality: QualityOptions = field(default_factory=QualityOptions)
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    policy: DensityPolicy = field(default_factory=DensityPolicy)
-    areal: ArealPolicy = field(default_factory=ArealPolicy)
-
-    def __post_init__(self) -> None:
-        """Refuse an erosion without meaning."""
-        if self.erosion_mm < 0:
-            raise ValueError(f"erosion_mm must be 0 or more, not {self.erosion_mm}")
-
-
-@dataclass(slots=True, eq=False)
-class VertebralCase:
-    """One series on its way through the program: each stage adds what the next ones need."""
-
-    series: SeriesRef
-    seconds: tuple[tuple[str, float], ...] = ()  # of the stages that it passed
-    volume: Volume = field(init=False)
-    image: NDArray[np.float32] | None = None  # on the spine network's grid, where DALI made it
-    tissues: TissueMap = field(init=False)
-    named: NamedVertebrae = field(init=False)
-    cores: Segmentation = field(init=False)
-    measured: tuple[Measurement, ...] = field(init=False)
-    flags: tuple[QualityFlag, ...] = field(init=False)
-    calibrated: tuple[Measurement, ...] = ()  # from HU by a line
-    calibrations: tuple[Calibration, ...] = field(init=False)
-    densities: tuple[Measurement, ...] = field(init=False)
-    implausible: tuple[QualityFlag, ...] = field(init=False)
-    probabilities: Probabilities = ()
-    scores: tuple[Measurement, ...] = ()  # areal density, bone score
+from engine.segmentation.vertebrae import network_grid, segmenting
+from engine.volume import Analysis, Segmentation, VertebraCrop, VertebraCut
 
 
 @dataclass(slots=True)
@@ -126,16 +76,17 @@ class VertebralProgram:
             BackendUnavailable: nothing can run them here.
             BadOption: the site's calibration table can't be used.
         """
+        share_heap()  # before the first thread of a library has its own
         self.options = options
         self._calibrator = Calibrator(options.calibration)
         with ExitStack() as opened:
-            self._spine = opened.enter_context(_session("spine_segmentation", runtime))
-            _check_tissues(self._spine)
-            self._density = opened.enter_context(_session("vertebral_bmd", runtime))
-            self._class = _optional("vertebral_class", runtime, opened)
-            sessions = {quantity: _optional(task, runtime, opened) for task, quantity in FROM_SIDE.items()}
+            self._spine = opened.enter_context(needed_session("spine_segmentation", runtime))
+            check_tissues(self._spine)
+            self._density = opened.enter_context(needed_session("vertebral_bmd", runtime))
+            self._class = optional_session("vertebral_class", runtime, opened)
+            sessions = {quantity: optional_session(task, runtime, opened) for task, quantity in FROM_SIDE.items()}
             self._from_side = {quantity: one for quantity, one in sessions.items() if one}
-            _check_optional(self._class, self._from_side)
+            check_optional(self._class, self._from_side)
             self._dali = DaliResampler(options.resampling) if options.resampling.by is Resampler.DALI else None
             self._decoders = opened.enter_context(Decoders(options.loading.isolation))
             self._opened = opened.pop_all()
@@ -195,7 +146,8 @@ class VertebralProgram:
 
     def end(self, case: VertebralCase) -> Analysis:
         """What a series that passed all stages yields."""
-        return Analysis(case.series, case.volume, case.named.bodies, case.cores, self._result(case))
+        result = result_of(case, self.options, self.models, self._calibrator.table_sha256)
+        return Analysis(case.series, case.volume, case.named.bodies, case.cores, result)
 
     def _load(self, case: VertebralCase) -> None:
         case.volume = load(case.series, self.options.loading, self._decoders)
@@ -316,84 +268,3 @@ class VertebralProgram:
     def _whole(self, case: VertebralCase) -> Segmentation:
         """Bodies with their posterior elements; without a density nobody looks, and nothing is sought."""
         return whole_vertebrae(case.named.bodies, case.tissues) if case.densities else case.named.bodies
-
-    def _result(self, case: VertebralCase) -> ScreeningResult:
-        policy, quality = self.options.policy, self.options.quality
-        network = patients_value(case.densities, policy, quality)
-        odd = {flag.finding_site for flag in network.flags if flag.reason is Reason.OUTLIER_LEVEL}
-        by_line = patients_value(case.calibrated, policy, quality, odd)
-        means, areal_levels = patient_means(case.scores, odd, self.options.areal)
-        called = judge(means, case.series.patient_sex, self.options.areal)
-        flags = (*case.flags, *case.implausible, *network.flags, *by_line.flags)
-        measurements = (*case.measured, *network.densities, *by_line.densities, *case.scores, *means)
-        told = {one.quantity for one in measurements}
-        return ScreeningResult(
-            study_instance_uid=case.series.study_instance_uid,
-            series_instance_uid=case.series.series_instance_uid,
-            program=Program.VERTEBRAL,
-            levels=tuple(level for level in case.named.bodies.segments if level is not None),
-            aggregated_levels=network.levels,
-            measurements=measurements,
-            evaluations=(*network.evaluations, *by_line.evaluations, *called),
-            quality_flags=flags,
-            reason=None if network.levels else _why_none(flags),
-            models=self.models,
-            policy=str(self.options.policy),
-            engine_version=engine_version(self.options, self._calibrator.table_sha256),
-            analysed_at=datetime.now(UTC),
-            stage_seconds=case.seconds,
-            calibrations=tuple(one for one in case.calibrations if one.quantity in told),
-            calibrated_levels=by_line.levels,
-            numberings=case.named.numberings,
-            class_probabilities=(*case.probabilities, *patient_classes(case.probabilities, network.levels)),
-            areal_levels=areal_levels,
-        )
-
-
-def _session(task: str, runtime: RuntimeOptions) -> Session:
-    return open_session(find_package(runtime.model_folder, task), runtime)
-
-
-def _optional(task: str, runtime: RuntimeOptions, opened: ExitStack) -> Session | None:
-    package = find_optional(runtime.model_folder, task)
-    return opened.enter_context(open_session(package, runtime)) if package else None
-
-
-def _check_optional(classifier: Session | None, from_side: Mapping[Quantity, Session]) -> None:
-    if classifier and set(classifier.manifest.labels) != set(CLASSES):
-        raise UnusableModel(f"model '{classifier.manifest.name}' does not tell {', '.join(CLASSES)} apart")
-    for session in from_side.values():
-        if session.manifest.cut is None:
-            raise UnusableModel(f"model '{session.manifest.name}' does not say how its pictures are cut")
-
-
-def _check_tissues(session: Session) -> None:
-    missing = [tissue for tissue in TISSUES if tissue not in session.manifest.labels]
-    if missing:
-        raise UnusableModel(f"model '{session.manifest.name}' does not tell {', '.join(missing)} apart")
-
-
-def _why_none(flags: tuple[QualityFlag, ...]) -> Reason:
-    """What takes the patient's density away: what speaks against the whole series, or against too many levels."""
-    return next(
-        (flag.reason for flag in flags if flag.withholds and flag.finding_site is None), Reason.NO_ELIGIBLE_LEVEL
-    )
-
-
-def engine_version(options: VertebralOptions, table_sha256: str = "") -> str:
-    """The version of the program; a digest tells options that are not the defaults, as they change numbers.
-
-    Args:
-        table_sha256: of the calibration table; what is in it counts, not where it lies.
-
-    >>> engine_version(VertebralOptions()) == engine_version(VertebralOptions(erosion_mm=2.0))
-    False
-    """
-    try:
-        number = version("trabecula")
-    except PackageNotFoundError:  # a bare clone
-        number = "unknown"
-    options = replace(options, calibration=replace(options.calibration, table=table_sha256))
-    if options == VertebralOptions():
-        return number
-    return f"{number}+{sha256(repr(options).encode()).hexdigest()[:8]}"
