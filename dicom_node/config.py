@@ -35,6 +35,10 @@ _Peer = TypeVar("_Peer", Archive, Destination)
 
 KEY_BYTES = 32  # of the pseudonyms' key: as long as the hash (RFC 2104, section 3)
 
+ROUNDS_TO_BE_QUIET = 2
+"""Rounds of registering without which a series counts as quiet. Our choice: what comes all the time is registered once
+in a round, and the second one is for the time that registering takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
@@ -58,9 +62,15 @@ class NodeConfig:
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
 
     def __post_init__(self) -> None:
-        """Refuse a missing name."""
+        """Refuse a missing name, and times of two tables that don't go together."""
         if not self.pseudonym_key_file:
             raise ValueError("pseudonym_key_file must name a file")
+        least = ROUNDS_TO_BE_QUIET * self.registrar.gather_s
+        if self.studies.quiet_s < least:
+            raise ValueError(
+                f"studies.quiet_s must be {least:g} or more, {ROUNDS_TO_BE_QUIET} times registrar.gather_s, not"
+                f" {self.studies.quiet_s:g}: studies would be closed between two rounds of registering what still comes"
+            )
 
 
 def read_config(path: Path | None) -> NodeConfig:

@@ -65,6 +65,8 @@ def test_another_database_is_left_as_it_is_said(tmp_path: Path):
         ("[[backfill.archives]]\nname = 'a'\nae_title = 'A'\nhost = 'h'\ntls_key = 'k'", "go together"),
         ("[[backfill.archives]]\nname = 'a'\nurl = 'https://h'\ntls_authorities = 'k'", "against ca_file"),
         ("pseudonym_key_file = ''", "pseudonym_key_file must name a file"),
+        ("[studies]\nquiet_s = 1.9", r"studies\.quiet_s must be 2 or more, 2 times registrar\.gather_s, not 1\.9"),
+        ("[registrar]\ngather_s = 40", r"studies\.quiet_s must be 80 or more"),
         ("receiver = 3", "option 'receiver' is a table"),
         ("[receiver\nport = 3", "is no TOML: .*line 1"),
         ("a = 1\na = 2", "is no TOML: Cannot overwrite a value"),
@@ -74,6 +76,11 @@ def test_what_is_not_known_is_refused_in_one_line(tmp_path: Path, text: str, sai
     with pytest.raises(BadOption, match=said) as caught:
         read_config(written(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_series_may_be_quiet_as_soon_as_what_came_is_surely_registered(tmp_path: Path):
+    text = "[registrar]\ngather_s = 0.25\n[studies]\nquiet_s = 0.5\n"
+    assert read_config(written(tmp_path, text)).studies.quiet_s == 0.5
 
 
 def test_papers_of_archives_lie_beside_the_file(tmp_path: Path):
