@@ -11,8 +11,9 @@ from functools import lru_cache
 from math import isfinite
 from typing import BinaryIO
 
+from engine.loading.cursor import ITEM, SEQUENCE_END, UNDEFINED, unreadable
 from engine.loading.tags import Tag
-from engine.loading.walker import ITEM, SEQUENCE_END, UNDEFINED, PixelData, Values, Walker, unreadable
+from engine.loading.walker import PixelData, Values, Walker
 from engine.selection import DEFLATED, EXPLICIT_BIG_ENDIAN
 
 LARGEST_NUMBER = 2.0**31

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UnreadableInstance
+from engine.loading.cursor import DEEPEST_NESTING
 from engine.loading.elements import fragments, inflated, read_elements
 from engine.loading.tags import Tag
-from engine.loading.walker import DEEPEST_NESTING, LONGEST_VALUE
+from engine.loading.walker import LONGEST_VALUE
 from engine.records import Reason
 
 
