@@ -20,8 +20,9 @@ from dicom_node import console, node
 from dicom_node.backfill.estimate import Estimate, estimate
 from dicom_node.backfill.order import Order, archive_source, read_csv
 from dicom_node.backfill.source import Source
-from dicom_node.config import NodeConfig, site_key
+from dicom_node.config import NodeConfig
 from dicom_node.invocation import AsJson, ConfigFile, configured, known_database, node_process, remembered
+from dicom_node.process import key_of_database
 from engine.errors import BadOption, DeploymentError
 
 app = typer.Typer(no_args_is_help=True)
@@ -126,7 +127,7 @@ def _set_state(context: typer.Context, number: int, state: BackfillState, config
 
 def _go(options: NodeConfig, make_source: Callable[[bytes], Source], dry_run: bool) -> None:
     if dry_run:
-        source = make_source(site_key(options))
+        source = make_source(key_of_database(options))
         with _counting() as told:
             found = estimate(source, options.backfill, told, _measured(options, source))
         Console().print(console.estimate_table(found))

@@ -24,7 +24,7 @@ from typer.core import TyperGroup
 from db import outbox, overview, progress, queue
 from db.connection import Database
 from dicom_node import backfill_commands, console, doctor, folder, node, process
-from dicom_node.config import NodeConfig, site_key
+from dicom_node.config import NodeConfig
 from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.spool import MIB, Spool
@@ -167,7 +167,7 @@ def analyse(
     """Analyse a folder of CT: no network, no database. Writes result.json, SR, SEG and picture."""
     path, options = configured(context, config)
     configure_logs(LogOptions(level="ERROR"))
-    key = None if path is None else site_key(options)
+    key = None if path is None else process.key_of_database(options)
     with _progress() as bar:
         task = bar.add_task("")
 

@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 from db import overview
 from db.connection import Database, open_database, shown_url
 from db.migrate import expected_version, schema_version
-from dicom_node.config import NodeConfig, site_key
+from dicom_node.config import NodeConfig
 from dicom_node.intake.options import ReceiverOptions
 from dicom_node.intake.receiver import server_context
+from dicom_node.process import key_of_database, rests_on_a_key
 from dicom_node.sender.options import Destination
 from dicom_node.sender.store import echo
 from dicom_node.spool import MIB, Spool
@@ -126,11 +127,11 @@ def _calibration(config: NodeConfig) -> Iterator[Check]:
 
 def _key(config: NodeConfig) -> Iterator[Check]:
     path = Path(config.pseudonym_key_file)
-    if not path.exists():
-        yield Check("key of pseudonyms", State.NOTE, "not there yet; made at the first start")
-        return
     try:
-        site_key(config)
+        if not path.exists() and not rests_on_a_key(config):
+            yield Check("key of pseudonyms", State.NOTE, "not there yet; made at the first start")
+            return
+        key_of_database(config)
         mode = stat.S_IMODE(path.stat().st_mode)
     except (DeploymentError, OSError) as bad:
         yield Check("key of pseudonyms", State.WRONG, _words(bad))

@@ -26,12 +26,12 @@ from dicom_node.backfill.counting import series_counter
 from dicom_node.backfill.runner import Backfill, Told
 from dicom_node.backfill.source import Source
 from dicom_node.clearing import Clearer
-from dicom_node.config import NodeConfig, site_key
+from dicom_node.config import NodeConfig
 from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
 from dicom_node.intake.studies import Closer
 from dicom_node.peers.commitment import report_taker
-from dicom_node.process import Ready, current_database, on_stop, stopped_by_signal
+from dicom_node.process import Ready, current_database, key_of_database, on_stop, stopped_by_signal
 from dicom_node.sender.lines import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
@@ -52,7 +52,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
     """
     stop = stopped_by_signal()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    key = site_key(config)
+    key = key_of_database(config)
     count = series_counter(config.backfill, config.studies.count_at)
     with (
         current_database(config) as database,
@@ -129,7 +129,7 @@ def backfill(config: NodeConfig, make_source: Callable[[bytes], Source], told: T
     Raises:
         DeploymentError: a person must act.
     """
-    key = site_key(config)
+    key = key_of_database(config)
     source = make_source(key)
     with current_database(config) as database, Spool(config.spool) as spool:
         order = Backfill(database, spool, key, source, config.backfill, told)

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dicom_node.config import NodeConfig, site_key
-from dicom_node.process import DEPLOYMENT_ERROR, Ready, current_database, on_stop
+from dicom_node.config import NodeConfig
+from dicom_node.process import DEPLOYMENT_ERROR, Ready, current_database, key_of_database, on_stop
 from dicom_node.spool import Spool
 from engine.errors import DeploymentError
 
@@ -74,7 +74,7 @@ class Supervisor:
 
     def _look_at_machine(self) -> None:
         """What every process would stumble over is said once, and before anything runs."""
-        site_key(self._config)
+        key_of_database(self._config)
         with current_database(self._config), Spool(self._config.spool):
             pass
 

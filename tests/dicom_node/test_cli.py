@@ -100,6 +100,21 @@ def test_version_is_told():
     assert call("version").output.startswith("trabecula 0.")
 
 
+@pytest.mark.parametrize("words", [["run"], ["receive"], ["backfill", "folder", "."], ["analyse", ".", "-o", "out"]])
+def test_a_key_that_is_gone_is_not_made_anew_under_a_database(node: Node, words: list[str]):
+    told = call(*words, "--config", node.config)
+    assert told.exit_code == 2
+    assert "'pseudonym.key', the key of the pseudonyms, is gone" in told.output
+    assert not (node.config.parent / "pseudonym.key").exists()
+
+
+def test_doctor_says_that_the_key_is_gone(node: Node):
+    checks = json.loads(call("doctor", "--json", "--config", node.config).output)
+    (told,) = [check for check in checks if check["subject"] == "key of pseudonyms"]
+    assert told["state"] == "wrong"
+    assert "is gone" in told["detail"]
+
+
 def test_status_counts_what_there_is(node: Node):
     told = call("status", "--config", node.config)
     assert told.exit_code == 0
