@@ -254,7 +254,10 @@ def doctor_(
     context: typer.Context,
     config: ConfigFile = None,
     echo: Annotated[
-        bool, typer.Option("--echo", help="Ask each destination, by C-ECHO or a search, whether it is there.")
+        bool,
+        typer.Option(
+            "--echo", help="Ask each destination and archive whether it is there and offers what is needed of it."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

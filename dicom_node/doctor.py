@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from db import overview
 from db.connection import Database, open_database, shown_url
 from db.migrate import expected_version, schema_version
+from dicom_node import reachable
 from dicom_node.config import NodeConfig
 from dicom_node.intake.options import ReceiverOptions
 from dicom_node.intake.receiver import server_context
 from dicom_node.process import key_of_database, rests_on_a_key
-from dicom_node.sender.options import Destination
-from dicom_node.sender.store import echo
+from dicom_node.reachable import Finding
 from dicom_node.spool import MIB, Spool
-from engine.errors import DeploymentError, PeerError
+from engine.errors import DeploymentError
 from engine.measurement.calibration import read_site_table
 from engine.records import Program
 from engine.runtime.backends import backend_statuses
@@ -58,17 +57,18 @@ class Check:
     subject: str
     state: State
     detail: str
+    finding: Finding | None = None  # of a peer that was asked
 
 
 def examine(config: NodeConfig, ask_peers: bool = False) -> Iterator[Check]:
     """Look at everything, in the order of the trip.
 
     Args:
-        ask_peers: ask each destination, by C-ECHO or a search, whether it is there.
+        ask_peers: ask each destination and archive whether it is there, and offers what it is needed for.
     """
     looks: tuple[Callable[[NodeConfig], Iterator[Check]], ...] = (
         *(_python, _backends, _models, _calibration, _key, _spool, _front_door, _memory),
-        lambda config: _destinations(config, ask_peers),
+        lambda config: _peers(config, ask_peers),
     )
     for look in looks:
         yield from look(config)
@@ -260,29 +260,17 @@ def _schema(database: Database, shown: str, config: NodeConfig) -> Iterator[Chec
         yield Check("dead letters", State.WARN, f"{dead}; see 'trabecula status', then 'trabecula retry'")
 
 
-def _destinations(config: NodeConfig, ask: bool) -> Iterator[Check]:
+def _peers(config: NodeConfig, ask: bool) -> Iterator[Check]:
+    """Destinations of reports, and archives to be read."""
     if not config.sender.destinations:
         yield Check("destinations", State.NOTE, "none: reports stay on disk and are not sent")
-    for destination in config.sender.destinations:
-        subject = f"destination {destination.name}"
-        where = _where(destination)
+    for called in (*reachable.destinations(config.sender), *reachable.archives(config.backfill)):
         if not ask:
-            yield Check(subject, State.OK, f"{where}; --echo asks whether it is there")
+            yield Check(called.name, State.OK, f"{called.where}; --echo asks whether it is there")
             continue
-        try:
-            echo(destination, config.sender)
-        except (PeerError, DeploymentError) as bad:
-            yield Check(subject, State.WRONG, f"{where}: {bad}")
-        else:
-            yield Check(subject, State.OK, f"{where}: answers")
-
-
-def _where(destination: Destination) -> str:
-    if not destination.url:
-        how = " over TLS" if destination.tls_authorities else ""
-        return f"C-STORE to {destination.ae_title} at {destination.host}, port {destination.port}{how}"
-    url = urlsplit(destination.url)
-    return f"STOW-RS to {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"  # never a password in it
+        finding, told = reachable.find(called)
+        state = State.OK if finding is Finding.ANSWERS else State.WRONG
+        yield Check(called.name, state, f"{called.where}: {told}", finding)
 
 
 def _words(bad: Exception) -> str:

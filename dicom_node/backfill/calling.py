@@ -1,7 +1,8 @@
-"""An archive as the peer that we call: by which title, how long it is waited for, and over TLS where it wants that."""
+"""An archive as the peer or server that we call: how it is named, how long it is waited for, how it is trusted."""
 
 from dicom_node.backfill.options import Archive, BackfillOptions
 from dicom_node.peers.association import Peer, Tls
+from dicom_node.peers.dicomweb import Server
 
 
 def archive_peer(archive: Archive, options: BackfillOptions, answer_timeout_s: float) -> Peer:
@@ -18,4 +19,16 @@ def archive_peer(archive: Archive, options: BackfillOptions, answer_timeout_s: f
         answer_timeout_s,
         answer_timeout_s,
         tls,
+    )
+
+
+def archive_server(archive: Archive, options: BackfillOptions) -> Server:
+    """Of an archive that speaks DICOMweb."""
+    return Server(
+        archive.name,
+        archive.url,
+        options.connect_timeout_s,
+        options.answer_timeout_s,
+        archive.token_file,
+        archive.ca_file,
     )

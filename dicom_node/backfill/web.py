@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from db.backfill import FoundSeries
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS, header_of, headers_of, instances_told, ruled_out, uids_of
+from dicom_node.backfill.calling import archive_server
 from dicom_node.backfill.options import Archive, BackfillOptions
 from dicom_node.backfill.order import Order
 from dicom_node.backfill.source import Findings, Part, Take, chosen
 from dicom_node.intake.taking import opened
-from dicom_node.peers.dicomweb import DicomWeb, Server
+from dicom_node.peers.dicomweb import DicomWeb
 from dicom_node.peers.leaving import GoOn, always, left_when_told
 from engine.errors import PeerError, UnreadableInstance
 from engine.records import InstanceHeader
@@ -41,16 +42,7 @@ class WebSource:
         self._order = order
         self._pseudonym_key = pseudonym_key
         self._selection = selection
-        self._web = DicomWeb(
-            Server(
-                archive.name,
-                archive.url,
-                options.connect_timeout_s,
-                options.answer_timeout_s,
-                archive.token_file,
-                archive.ca_file,
-            )
-        )
+        self._web = DicomWeb(archive_server(archive, options))
 
     def parts(self) -> Iterable[Part]:
         """Each day, or each examination."""

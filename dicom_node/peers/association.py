@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import DeploymentError, PeerAway
+from engine.errors import DeploymentError, PeerAway, PeerError
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -156,3 +156,15 @@ def at_rest(opened: "Association") -> Iterator["Association"]:
         yield opened
     finally:
         opened._reactor_checkpoint.set()
+
+
+def verify(name: str, opened: "Association") -> None:
+    """Ask by C-ECHO, which must have been agreed on.
+
+    Raises:
+        PeerError: the answer is no success, or there is none.
+    """
+    with at_rest(opened):
+        status = opened.send_c_echo()
+    if "Status" not in status or status.Status != 0x0000:
+        raise PeerError(f"'{name}' did not answer C-ECHO with success")

@@ -7,6 +7,7 @@ on as the bytes that came, so that what is stored is what the archive holds.
 
 import secrets
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -66,7 +67,7 @@ class DicomWeb:
             self._client = httpx.Client(
                 base_url=server.url.rstrip("/") + "/",
                 headers=headers,
-                verify=_certificates(server.ca_file),
+                verify=certificates(server) if server.ca_file else True,
                 timeout=httpx.Timeout(server.answer_timeout_s, connect=server.connect_timeout_s),
                 trust_env=False,
             )
@@ -208,10 +209,16 @@ class DicomWeb:
             raise PeerError(f"'{self._server.name}' was lost on the way ({type(bad).__name__})") from None
 
 
-def _certificates(ca_file: str) -> Any:
-    import ssl
+def certificates(server: Server) -> ssl.SSLContext:
+    """Those that a server's is checked against, as TLS wants it.
 
-    return ssl.create_default_context(cafile=ca_file) if ca_file else True
+    Raises:
+        DeploymentError: their file can't be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=server.ca_file or None)
+    except (OSError, ValueError) as bad:
+        raise DeploymentError(f"ca_file of '{server.name}' can't be read ({type(bad).__name__})") from None
 
 
 def _without_bulk(item: dict[str, Any]) -> dict[str, Any]:

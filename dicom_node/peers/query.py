@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.peers.association import EXPLICIT, IMPLICIT, Context, Peer, association, at_rest
+from dicom_node.peers.association import EXPLICIT, IMPLICIT, VERIFICATION, Context, Peer, association, at_rest, verify
 from dicom_node.peers.leaving import GoOn, always, left_when_told
 from engine.errors import PeerAway, PeerError
 
@@ -23,6 +23,8 @@ PENDING = frozenset({0xFF00, 0xFF01})
 SUCCESS, CANCELLED, SOME_FAILED = 0x0000, 0xFE00, 0xB000
 OUT_OF_RESOURCES = frozenset({0xA700, 0xA701, 0xA702})
 LOST = 0xA700  # what we answer to an image that we can't keep now
+
+NOBODYS = "2.25.0"  # a Study Instance UID that no study has: made of the nil UUID (PS3.5 B.2)
 
 MOST_UIDS = 100  # in one identifier. Our choice: longer lists are refused or cut by some
 
@@ -86,6 +88,26 @@ def finder(peer: Peer, go_on: GoOn = always) -> Iterator[Finder]:
             raise PeerError(f"'{peer.name}' does not offer C-FIND in the Study Root model")
         with left_when_told(go_on, lambda: _leave(opened)):
             yield Finder(peer, opened)
+
+
+def ask(peer: Peer, retrieve: str) -> None:
+    """See that a peer is there, and offers what a backfill needs: C-ECHO, then a search that matches nothing.
+
+    Args:
+        retrieve: GET or MOVE, which is only agreed on.
+
+    Raises:
+        PeerError: it is not there, lacks something, or refuses to be searched.
+    """
+    models = {FIND: "C-FIND", retrieve: "C-GET" if retrieve == GET else "C-MOVE"}
+    with association(peer, [(each, (EXPLICIT, IMPLICIT)) for each in (VERIFICATION, *models)]) as opened:
+        accepted = {str(context.abstract_syntax) for context in opened.accepted_contexts}
+        if VERIFICATION in accepted:
+            verify(peer.name, opened)
+        for model, name in models.items():
+            if model not in accepted:
+                raise PeerError(f"'{peer.name}' does not offer {name} in the Study Root model")
+        Finder(peer, opened).find("STUDY", StudyInstanceUID=NOBODYS)
 
 
 def get(

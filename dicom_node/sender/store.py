@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from db.outbox import ClaimedObject
-from dicom_node.peers.association import EXPLICIT, IMPLICIT, VERIFICATION, Peer, Tls, association, at_rest
+from dicom_node.peers.association import EXPLICIT, IMPLICIT, VERIFICATION, Peer, Tls, association, at_rest, verify
 from dicom_node.peers.dicomweb import DicomWeb, Server
 from dicom_node.sender.answers import Answer, Outcome
 from dicom_node.sender.options import Destination, SenderOptions
@@ -37,6 +37,18 @@ def peer_of(destination: Destination, options: SenderOptions) -> Peer:
     )
 
 
+def server_of(destination: Destination, options: SenderOptions) -> Server:
+    """Likewise, of one that speaks DICOMweb."""
+    return Server(
+        destination.name,
+        destination.url,
+        options.connect_timeout_s,
+        options.store_timeout_s,
+        destination.token_file,
+        destination.tls_authorities,
+    )
+
+
 def echo(destination: Destination, options: SenderOptions) -> None:
     """Ask a destination whether it is there: by C-ECHO, or by a search that finds at most one study.
 
@@ -44,16 +56,13 @@ def echo(destination: Destination, options: SenderOptions) -> None:
         PeerError: it is not, or does not take us.
     """
     if destination.url:
-        with _web(destination, options) as web:
+        with DicomWeb(server_of(destination, options)) as web:
             web.ask()
         return
     with association(peer_of(destination, options), [(VERIFICATION, (IMPLICIT,))]) as opened:
         if not opened.accepted_contexts:
             raise PeerError(f"'{destination.name}' is there, but does not answer C-ECHO")
-        with at_rest(opened):
-            status = opened.send_c_echo()
-        if "Status" not in status or status.Status != 0x0000:
-            raise PeerError(f"'{destination.name}' did not answer C-ECHO with success")
+        verify(destination.name, opened)
 
 
 def store(destination: Destination, items: Sequence[ClaimedObject], options: SenderOptions) -> Iterator[Answer]:
@@ -107,7 +116,7 @@ def _store_one(opened: Any, item: ClaimedObject) -> Answer:
 
 
 def _stow(destination: Destination, items: Sequence[ClaimedObject], options: SenderOptions) -> Iterator[Answer]:
-    with _web(destination, options) as web:
+    with DicomWeb(server_of(destination, options)) as web:
         for item in items:
             try:
                 content = Path(item.path).read_bytes()
@@ -116,19 +125,6 @@ def _stow(destination: Destination, items: Sequence[ClaimedObject], options: Sen
                 continue
             is_stored, told = web.store(content)
             yield Answer(item, Outcome.STORED if is_stored else Outcome.REFUSED, told)
-
-
-def _web(destination: Destination, options: SenderOptions) -> DicomWeb:
-    return DicomWeb(
-        Server(
-            destination.name,
-            destination.url,
-            options.connect_timeout_s,
-            options.store_timeout_s,
-            destination.token_file,
-            destination.tls_authorities,
-        )
-    )
 
 
 def _transfer_syntax(item: ClaimedObject) -> str:

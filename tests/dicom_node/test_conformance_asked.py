@@ -12,12 +12,14 @@ from pynetdicom import AE, evt
 
 from db.outbox import ClaimedObject, SentObject
 from dicom_node.backfill.answers import KEYS, SERIES_KEYS
+from dicom_node.backfill.calling import archive_peer
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.backfill.order import Order, archive_source
 from dicom_node.backfill.source import Part
 from dicom_node.peers.association import EXPLICIT, IMPLICIT, MAX_PDU_BYTES, VERIFICATION
 from dicom_node.peers.commitment import STORAGE_COMMITMENT, ask
 from dicom_node.peers.query import FIND, GET, MOST_UIDS, MOVE
+from dicom_node.peers.query import ask as look
 from dicom_node.sender.options import Destination, SenderOptions
 from dicom_node.sender.store import STORED, echo, peer_of, store
 from engine.selection import READABLE_TRANSFER_SYNTAXES, SelectionOptions
@@ -106,6 +108,15 @@ def test_the_backfill_proposes_what_is_told(listener: Listener, retrieve: Retrie
     assert sorted(listener.proposed[1]) == sorted([(GET, of[GET]), *images])
     assert listener.as_provider[1] == {uid for _, _, uid, _, role in told if role.startswith("SCP")}
     assert listener.largest == {MAX_PDU_BYTES}
+
+
+@pytest.mark.parametrize("retrieve", [GET, MOVE])
+def test_the_doctor_proposes_to_an_archive_what_is_told(listener: Listener, retrieve: str):
+    archive, options = Archive("archive", "ARCHIVE", "127.0.0.1", listener.port), BackfillOptions()
+    look(archive_peer(archive, options, options.answer_timeout_s), retrieve)
+    of = {uid: tuple(uids(syntaxes)) for _, _, uid, syntaxes, _ in rows("proposed by the backfill")}
+    assert listener.proposed == [[(uid, of[uid]) for uid in (VERIFICATION, FIND, retrieve)]]
+    assert listener.keys == {"STUDY": {"QueryRetrieveLevel", "StudyInstanceUID"}}
 
 
 def test_the_keys_of_searches_are_those_told(listener: Listener):
