@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.runtime.manifest import ModelPackage
+from engine.runtime.openvino_session import library
 
 BYTES = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}
 
@@ -75,7 +76,7 @@ def disk_rate(size: int = 128 << 20) -> float:
 
 def peak(precision: str, threads: int) -> float:
     """Operations a second of the convolution that suits OpenVINO best, in a precision."""
-    import openvino
+    openvino = library()
     from openvino import opset13 as ops
 
     best_rate = 0.0

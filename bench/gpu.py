@@ -32,7 +32,7 @@ from engine.loading.load import Decoder, LoadingOptions, load
 from engine.programs.vertebral import VertebralOptions, VertebralProgram
 from engine.records import Quantity, SeriesRef
 from engine.resampling import canonical_grid, resample
-from engine.runtime import device_memory
+from engine.runtime import device_memory, onnxruntime_session
 from engine.runtime.backends import RuntimeOptions, open_session
 from engine.runtime.manifest import PACKAGED_MODELS, ModelPackage, open_package
 from engine.runtime.session import Session, in_runs
@@ -64,7 +64,7 @@ class OnnxRuntimeCuda:
     def __init__(self, package: ModelPackage, batch: int = 8) -> None:
         """Open; ONNX Runtime falls back to the CPU in silence, so it is asked what it took."""
         try:
-            import onnxruntime
+            onnxruntime = onnxruntime_session.library()
         except ImportError as absent:
             raise BackendUnavailable("onnxruntime is not installed") from absent
         wanted = "CUDAExecutionProvider"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import UnusableModel
 from engine.runtime.manifest import ModelManifest, ModelPackage, Parity, Variant, open_package
-from engine.runtime.onnxruntime_session import OnnxRuntimeSession
+from engine.runtime.onnxruntime_session import OnnxRuntimeSession, library
 from engine.runtime.openvino_session import OpenVinoSession
 from engine.runtime.session import Session
 from exporters.packages import checksum, install_variant
@@ -97,6 +97,8 @@ def _session(package: ModelPackage, precision: str) -> Session:
 def to_half(source: Path, target: Path) -> None:
     """The same graph in f16, f32 at its ends and in what sums over many voxels."""
     import onnx
+
+    library()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     half = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True, op_block_list=list(WIDE))
@@ -105,6 +107,7 @@ def to_half(source: Path, target: Path) -> None:
 
 def to_int8(source: Path, target: Path, images: NDArray[np.float32]) -> None:
     """The same graph with quantised convolutions: Q/DQ pairs, int8, zero point 0, as TensorRT wants them."""
+    library()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]

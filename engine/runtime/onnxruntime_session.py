@@ -5,6 +5,7 @@ The second choice by speed, and the reference that other backends are held again
 float32, whatever the processor.
 """
 
+import os
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -23,11 +24,23 @@ NAME = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
 
 
+def library() -> Any:
+    """ONNX Runtime, kept from telling Microsoft of each session, and from keeping a number for this account (1.29 on).
+
+    Raises:
+        ImportError, OSError: it is not installed, or can't be loaded here.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read as it is imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 @cache
 def version() -> str:
     """The library's version; empty where it can't be imported."""
     try:
-        import onnxruntime
+        onnxruntime = library()
     except (ImportError, OSError):
         return ""
     return str(onnxruntime.__version__)
@@ -37,7 +50,7 @@ def version() -> str:
 def why_not() -> str:
     """Why this backend can't run here; empty: it can."""
     try:
-        import onnxruntime
+        onnxruntime = library()
     except (ImportError, OSError) as error:
         return f"onnxruntime can't be imported: {error}"
     if PROVIDER not in onnxruntime.get_available_providers():
@@ -61,8 +74,7 @@ class OnnxRuntimeSession:
             UnusableModel: the ONNX file is damaged, or not what its manifest says.
             BackendUnavailable: the precision is not to be had here.
         """
-        import onnxruntime
-
+        onnxruntime = library()
         self.manifest = package.manifest
         choice = choose(package, precision, ("f32", *{precision} & {"int8", "f16"}), NAME)
         settings = onnxruntime.SessionOptions()

@@ -7,6 +7,7 @@ pinned to one that the manifest allows, read back, and recorded.
 """
 
 import os
+import sys
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -31,11 +32,26 @@ SMALL = (
 MOST_STREAMS = 4  # our choice; each holds the memory of one input's layers
 
 
+def library() -> Any:
+    """OpenVINO, kept from telling anybody that it is used.
+
+    At each import it would send an event to Google Analytics, and keep a number for this account in its home folder, by
+    a package `openvino_telemetry` that comes with it. Where that can't be imported it does neither.
+
+    Raises:
+        ImportError, OSError: it is not installed, or can't be loaded here.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: can't be imported
+    import openvino
+
+    return openvino
+
+
 @cache
 def version() -> str:
     """The library's version; empty where it can't be imported."""
     try:
-        import openvino
+        openvino = library()
     except (ImportError, OSError):
         return ""
     return str(openvino.__version__).split("-", maxsplit=1)[0]
@@ -45,7 +61,7 @@ def version() -> str:
 def why_not() -> str:
     """Why this backend can't run here; empty: it can."""
     try:
-        import openvino
+        openvino = library()
     except (ImportError, OSError) as error:
         return f"openvino can't be imported: {error}"
     if "CPU" not in openvino.Core().available_devices:
@@ -68,9 +84,7 @@ class OpenVinoSession:
             UnusableModel: the ONNX file is damaged, or not what its manifest says.
             BackendUnavailable: the precision is not to be had here.
         """
-        import openvino
-
-        core = openvino.Core()
+        core = library().Core()
         self.manifest = package.manifest
         choice = choose(package, precision, _native(core), NAME)
         wanted = "f32" if choice.precision == "int8" else choice.precision  # what is not quantised
@@ -139,9 +153,7 @@ def _native(core: Any) -> list[str]:
 
 def _read(name: str, weights: Path) -> Any:
     """The graph of a file, read as ONNX and as nothing else: `read_model` would try other formats too."""
-    from openvino.frontend import FrontEndManager
-
-    reader = FrontEndManager().load_by_framework("onnx")
+    reader = library().frontend.FrontEndManager().load_by_framework("onnx")
     try:
         return reader.convert(reader.load(str(weights)))
     except Exception as error:  # the library's failures have no common ground below Exception

@@ -1,6 +1,9 @@
 """A model runs alike on every backend, in the precision its manifest names, or is refused."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from engine.options import read_options
 from engine.runtime import backends
 from engine.runtime.backends import RuntimeOptions, backend_statuses, open_session
 from engine.runtime.manifest import ModelManifest, ModelPackage, Parity, TrainingData, Variant, open_package
+from engine.runtime.openvino_session import library
 from engine.runtime.sharing import ask, ask_together
 
 SHAPE = (8, 12, 16)
@@ -161,10 +165,27 @@ def test_a_lower_precision_is_taken_only_where_the_manifest_allows_it(tmp_path):
         open_session(allowed, RuntimeOptions(backend="onnxruntime", precision="bf16"))
 
 
-def test_a_processor_with_bf16_computes_in_it_and_says_so(tmp_path):
-    import openvino
+OPENS_MODELS = """
+import sys
+from engine.runtime.backends import RuntimeOptions, open_session
+from engine.runtime.manifest import PACKAGED_MODELS, find_package
+for backend in ("openvino", "onnxruntime"):
+    open_session(find_package(PACKAGED_MODELS, "vertebral_bmd"), RuntimeOptions(backend=backend))
+print([name for name, module in sys.modules.items() if module and name.startswith("openvino_telemetry")])
+"""
 
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+
+def test_no_backend_tells_anybody_that_it_is_used(tmp_path):
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}  # without CI: in it they are silent
+    ran = subprocess.run(
+        [sys.executable, "-c", OPENS_MODELS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []  # else a number for this account, and what waits to be sent
+
+
+def test_a_processor_with_bf16_computes_in_it_and_says_so(tmp_path):
+    if "BF16" not in library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     batch = np.random.default_rng(2).normal(0, 1, (2, 1, *SHAPE)).astype(np.float32)
     package = package_of(write_model(tmp_path), variants=(BF16,))
