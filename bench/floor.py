@@ -4,6 +4,12 @@ The least that a machine could take: bytes over its measured rates, operations o
 Peaks are the best rates that this machine sustained just now: a large convolution through the same session for
 arithmetic, copies for memory, a cold read for the disk. A network's floor is taken layer by layer: whichever is longer,
 its operations at the peak or its tensors through memory, with activations fused into the convolution before them.
+
+What the library can't do is not taken off: that a layer of eight channels fills a part of the processor's tiles, that a
+concatenation is a pass of its own, that threads wait for each other. All that is in the gap, not in the floor; what the
+library takes for the networks' passes alone stands beside it in the figures. What a stage computes without a network
+counts as the bytes that it must touch once. It may lie too high where a cache holds
+what never has to pass through memory; where that cache is large, the copies measured here stay in it too.
 """
 
 import os

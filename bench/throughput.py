@@ -10,21 +10,19 @@ The floor (bench/floor.py) says what this machine could do at best, and the gap 
 
 import argparse
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 
 from bench import peers_way
-from bench.floor import BYTES, Rates, layers, measured_rates, network_floor
+from bench.floor import BYTES, Rates, best, layers, measured_rates, network_floor
 from bench.report import keep, show
 from bench.stages import phantom_series
+from bench.watch import Watch
 from engine.batch import analyse_many
 from engine.programs.vertebral import VertebralCase, VertebralOptions, VertebralProgram
 from engine.records import Quantity, SeriesFailure, SeriesRef
@@ -37,34 +35,6 @@ H200_OPERATIONS, H200_MEMORY = 790e12, 4.3e12  # dense 16 bit, and bytes a secon
 PCIE = 50e9  # bytes a second to a card, likewise
 IN_FLIGHT = 4
 UNIT = IN_FLIGHT  # series of the archive at its single size: as many as are under way at once, so that growth is growth
-
-
-@dataclass
-class Watch:
-    """Peak memory and processor time while something runs."""
-
-    peak_bytes: int = 0
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
-    _ended: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> "Watch":
-        process = psutil.Process()
-        self._cpu, self._began = sum(os.times()[:2]), time.perf_counter()
-
-        def look() -> None:
-            while not self._ended.wait(0.05):
-                self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
-
-        self._thread = threading.Thread(target=look)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wall_s = time.perf_counter() - self._began
-        self.cpu_s = sum(os.times()[:2]) - self._cpu
-        self._ended.set()
-        self._thread.join()
 
 
 def archive(series: list[SeriesRef], times: int) -> list[SeriesRef]:
@@ -87,11 +57,19 @@ def run(
 
 
 def grown(program: VertebralProgram, series: list[SeriesRef], sizes: tuple[int, ...]) -> dict[int, dict[str, Any]]:
-    """Cost of a series and peak memory as the archive grows; sizes take turns, forth and back."""
+    """Cost of a series and peak memory as the archive grows; sizes take turns, forth and back.
+
+    How high memory stands depends on which series happen to meet, so a run of more series finds a higher peak though
+    nothing has grown. On the way forth each size is therefore run until as many series have passed as in the largest,
+    and peaks are compared of that way alone: the largest comes last, after all that others may have left behind.
+    """
     runs: dict[int, list[tuple[Watch, dict[str, float]]]] = defaultdict(list)
-    for order in (sizes, sizes[-2::-1]):  # the largest once: it is long enough to be sure of
-        for times in order:
+    for times in sizes:
+        for _ in range(sizes[-1] // times):
             runs[times].append(run(program, archive(series, times)))
+    peaks = {times: max(watch.peak_bytes for watch, _ in some) for times, some in runs.items()}
+    for times in sizes[-2::-1]:
+        runs[times].append(run(program, archive(series, times)))
     found = {}
     for times, some in runs.items():
         count = times * len(series)
@@ -99,7 +77,8 @@ def grown(program: VertebralProgram, series: list[SeriesRef], sizes: tuple[int, 
             "seconds_per_series": median(watch.wall_s / count for watch, _ in some),
             "cpu_seconds_per_series": median(watch.cpu_s / count for watch, _ in some),
             "processor_busy": median(watch.cpu_s / watch.wall_s for watch, _ in some) / len(os.sched_getaffinity(0)),
-            "peak_bytes": max(watch.peak_bytes for watch, _ in some),
+            "peak_bytes": peaks[times],
+            "runs": len(some),
             "stage_seconds": {name: median(stages[name] / count for _, stages in some) for name in some[0][1]},
             "stage_busy": {name: median(stages[name] / watch.wall_s for watch, stages in some) for name in some[0][1]},
         }
@@ -147,15 +126,22 @@ def beside_peers(
             "worst_dice": worst, "largest_difference_mg_cm3": apart}  # fmt: skip
 
 
-def least(program: VertebralProgram, series: list[SeriesRef], rates: Mapping[str, Rates]) -> dict[str, float]:
+def least(
+    program: VertebralProgram, series: list[SeriesRef], rates: Mapping[str, Rates]
+) -> tuple[dict[str, float], float]:
     """Wall seconds a series that each stage takes at least with all processors on it.
 
     The answers tell how many tiles, crops and pictures there were.
 
     Args:
         rates: of this machine with all its processors, by precision.
+
+    Returns:
+        the floor of each stage; and what the library takes for the networks' passes alone, which is no floor, but says
+        how much of the gap is the library's.
     """
     floors: dict[str, list[float]] = defaultdict(list)
+    alone = []
     for one in series:
         case = passed(program, one)
         volume, memory = case.volume.hounsfield.nbytes, rates["f32"].memory_bytes_per_s
@@ -173,7 +159,19 @@ def least(program: VertebralProgram, series: list[SeriesRef], rates: Mapping[str
         floors["anatomy"].append(3 * volume / 2 / memory)  # bodies and cores written, read once
         floors["measure"].append(volume / memory)
         floors["tiles"].append(tiles)
-    return {name: float(np.mean(values)) for name, values in floors.items()}
+        asked = [(program._spine, tiles), (program._density, crops)]
+        asked += [(program._class, len(told))] if program._class else []
+        asked += [(session, pictures) for session in program._from_side.values()]
+        alone.append(sum(passes_s(session, count) for session, count in asked))
+    return {name: float(np.mean(values)) for name, values in floors.items()}, float(np.mean(alone))
+
+
+def passes_s(session: Session, count: int) -> float:
+    """Seconds of so many inputs through a network, with nothing beside it."""
+    if not count:
+        return 0.0
+    inputs = np.zeros((count, 1, *session.manifest.input_shape), dtype=np.float32)
+    return best(lambda: session.infer(inputs), 4)
 
 
 def one_input(session: Session, rates: Mapping[str, Rates]) -> tuple[ModelPackage, float]:
@@ -248,11 +246,11 @@ def main() -> None:
         figures[f"session_{status.name}"] = status.version if status.can_run else f"not run: {status.why_not}"
     with VertebralProgram(VertebralOptions(), RuntimeOptions()) as program:
         figures["models"] = [f"{m} {m.precision} on {m.backend}" for m in program.models]
-        run(program, series)  # the first run pays for memory and caches
+        run(program, archive(series, 2))  # the first run pays for memory and caches
         found = grown(program, (series * UNIT)[:UNIT], sizes)
         precisions = sorted({"f32", *(model.precision for model in program.models)})
         rates = {precision: measured_rates(precision, threads) for precision in precisions}
-        floors = least(program, series, rates)
+        floors, networks_alone = least(program, series, rates)
         alone = alone_s(program, series)
         if not given.no_peers:
             figures["peers"] = beside_peers(program, series, 1 if given.short else 2, None)
@@ -271,6 +269,8 @@ def main() -> None:
         "rates": {precision: vars(one) for precision, one in rates.items()},
         "floor_is": f"wall seconds a series with all {threads} processors at their measured peak",
         "floor_seconds": floors | {"all": floor},
+        "networks_alone_seconds": networks_alone,
+        "networks_alone_share": networks_alone / largest["seconds_per_series"],
         "seconds_per_series": largest["seconds_per_series"],
         "stage_seconds": largest["stage_seconds"],
         "series_per_hour": 3600 / largest["seconds_per_series"],
@@ -304,6 +304,8 @@ def told(
     print(f"floor {figures['floor_seconds']['all']:.2f} wall s a series with all processors busy, "
           f"{figures['fraction_of_floor']:.0%} of it reached; "
           f"the next bottleneck is '{max(gap, key=gap.__getitem__)}'")  # fmt: skip
+    print(f"the networks' passes alone take the library {figures['networks_alone_seconds']:.3f} s a series, "
+          f"{figures['networks_alone_share']:.0%} of what all takes")  # fmt: skip
     if "peers" in figures:
         peers = figures["peers"]
         apart = f"{peers['largest_difference_mg_cm3']:.2f} mg/cm3"
