@@ -11,6 +11,7 @@ than once, or by another supervisor. Studies are closed where they are received:
 been registered.
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -74,6 +75,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
         closer.start()
         clearer.start()
         ready({"ae_title": config.receiver.ae_title, "host": config.receiver.host, "port": receiver.port})
+        gc.freeze()  # what stands now stays: the collector need not look at it again for every few slices
         stop.wait()
         closer.join()
         clearer.join()
