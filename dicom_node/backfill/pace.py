@@ -2,15 +2,20 @@
 How fast an archive is asked: as fast as it likes, and slower as soon as it slows down.
 
 The number of series fetched at a time grows by one while instances come as quickly as they once did, and is halved
-when they come much slower or a transfer fails (additive increase, multiplicative decrease, as TCP does it). What
-"quickly" means is learned: the best median of the archive's own times for an instance.
+when they come much slower or a transfer fails (additive increase, multiplicative decrease, as TCP does it); once for
+all series that were under way then. What "quickly" means is learned: the best median of the archive's own times for an
+instance.
 """
 
+import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from statistics import median
+
+log = logging.getLogger(__name__)
 
 REMEMBERED = 8  # series whose times are compared; our choice
 GOOD_IN_A_ROW = 4  # our choice: so many series at full speed before one more is fetched at a time
@@ -42,6 +47,7 @@ class Pace:
         self._times: deque[float] = deque(maxlen=REMEMBERED)
         self._best: float | None = None
         self._resume_at = 0.0
+        self._slow_since = -math.inf
 
     @property
     def allowed(self) -> int:
@@ -61,6 +67,8 @@ class Pace:
             return
         with self._lock:
             self._failures = 0
+            if self._clock() - seconds < self._slow_since:
+                return  # it began before: it says nothing of how the archive likes the slower pace
             self._times.append(seconds / instances)
             usual = median(self._times)
             if len(self._times) >= REMEMBERED // 2 and (self._best is None or usual < self._best):
@@ -69,6 +77,8 @@ class Pace:
                 self._slow_down()
                 self._rest(seconds)  # at most every other moment is ours
                 self._times.clear()
+                self._slow_since = self._clock()
+                log.info("the archive has slowed down: %d series at a time", self._allowed)
                 return
             self._good += 1
             if self._good >= GOOD_IN_A_ROW:

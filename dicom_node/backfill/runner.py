@@ -66,7 +66,7 @@ class Backfill:
         self._clock = clock
         self._stop = threading.Event()
         self._windows = read_windows(options.windows)
-        self._pace = Pace(options.associations, options.slow_factor, options.longest_pause_s)
+        self.pace = Pace(options.associations, options.slow_factor, options.longest_pause_s)
         self._parts: dict[str, Part] = {}  # by keyed hash
         self._told_at = 0.0
 
@@ -90,7 +90,7 @@ class Backfill:
                 order = keyed(self._key, "order", self._source.key)
                 run = backfill.open_run(connection, order, self._source.name, self._source.said)
             log.info("backfill %d: %s, %s", run.id, "begins" if run.is_new else "goes on", self._source.said)
-            fetcher = Fetcher(self._database, self._spool, self._key, self._source, self._options, self._pace)
+            fetcher = Fetcher(self._database, self._spool, self._key, self._source, self._options, self.pace)
             with ThreadPoolExecutor(self._options.associations, thread_name_prefix="fetch") as pool:
                 try:
                     state = self._work(run.id, fetcher, pool)
@@ -112,7 +112,7 @@ class Backfill:
                     self._stop.wait(self._options.poll_s)
                     continue
                 fetcher.hold(False)
-                if len(active) < self._pace.allowed and (claimed := self._claim(run_id)) is not None:
+                if len(active) < self.pace.allowed and (claimed := self._claim(run_id)) is not None:
                     active.add(pool.submit(fetcher.fetch, claimed, self._parts.get(claimed.part)))
                 elif not self._search_next(run_id) and self._rest(run_id, active):
                     self._say(run_id, "", BackfillState.DONE)
@@ -132,8 +132,8 @@ class Backfill:
             why = f"waits for its window, {opens_at(self._windows, now):%a %H:%M}"
         elif self._spool.free_bytes() < (self._spool.options.reserve_mib + options.keep_free_mib) * MIB:
             why = "waits for room on the disk of the spool"
-        elif self._pace.pause_s > 0:
-            why = f"the archive is away or slow; next attempt in {self._pace.pause_s:.0f} s"
+        elif self.pace.pause_s > 0:
+            why = f"the archive is away or slow; next attempt in {self.pace.pause_s:.0f} s"
         else:
             with self._database.read() as connection:
                 if options.live_pause_s and live.is_live(connection, options.live_pause_s):
@@ -168,13 +168,13 @@ class Backfill:
                 return False
             not_due = backfill.parts_not_due(connection, run_id)
         due = next((key for key in self._parts if key not in not_due), None)
-        if due is None or self._pace.allowed == 0:
+        if due is None or self.pace.allowed == 0:
             return False
         try:
             findings = self._source.search(self._parts[due], go_on=lambda: not self._stop.is_set())
         except PeerAway as away:
             log.warning("%s", away)
-            self._pace.failed(self._options.connect_timeout_s)
+            self.pace.failed(self._options.connect_timeout_s)
             return True
         except PeerError as failed:
             if self._stop.is_set():

@@ -82,7 +82,7 @@ def slice_of(study: int, series: int, number: int, **changes: object) -> Dataset
     dataset.PatientID, dataset.PatientName = f"ID{study}", "Marked^Patient"
     dataset.PatientBirthDate, dataset.PatientSex = "19500101", "F"
     dataset.StudyID, dataset.StudyTime, dataset.ReferringPhysicianName = str(study), "101010", ""
-    dataset.StudyDate, dataset.AccessionNumber = f"202603{study:02d}", f"ACC{study}"
+    dataset.StudyDate, dataset.AccessionNumber = f"202603{(study - 1) % 31 + 1:02d}", f"ACC{study}"
     dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.StudyDescription, dataset.SeriesDescription = "ABDOMEN", f"series {series}"
     dataset.SeriesNumber, dataset.InstanceNumber = series, number

@@ -67,6 +67,24 @@ def test_more_at_a_time_while_the_archive_keeps_up_and_half_when_it_slows_down()
     assert pace.allowed == 2
 
 
+def test_what_was_under_way_when_it_slowed_down_does_not_slow_it_down_again():
+    clock = Clock()
+    pace = Pace(4, 3.0, 600.0, clock)
+    for _ in range(3 * GOOD_IN_A_ROW):
+        pace.fetched(10.0, 100)
+    clock.now = 1000.0
+    while pace.allowed:
+        pace.fetched(50.0, 100)
+    for _ in range(3):  # the others of the four
+        pace.fetched(50.0, 100)
+        clock.now += 20.0
+    assert pace.allowed == 2
+    pace.fetched(50.0, 100)  # this one began after it
+    assert pace.pause_s == 50.0
+    clock.now += 51.0
+    assert pace.allowed == 1
+
+
 def test_never_more_than_allowed():
     pace = Pace(2, 3.0, 600.0, Clock())
     for _ in range(50):

@@ -27,6 +27,8 @@ from .test_archives import front_door
 WANTED = [uid(study, 1) for study in (1, 2, 3)]
 MARCH = Order(date(2026, 3, 1), date(2026, 3, 3), None)
 SOON = 20.0  # seconds in which a test gives up
+PATIENCE = 90.0  # likewise, while an archive is slow
+FEW = 3  # slices of a series
 MONDAY_NOON, MONDAY_NIGHT = datetime(2026, 3, 2, 12), datetime(2026, 3, 2, 23)
 LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
 AT_NIGHT = ("mon-fri 19:00-07:00",)
@@ -219,6 +221,34 @@ def test_more_series_come_at_a_time_while_the_archive_keeps_up_and_never_more_th
     assert max(most) == 2
 
 
+def test_an_archive_that_becomes_slow_is_asked_for_less_at_a_time_until_it_is_quick_again(
+    memory: Memory, made: MadeArchive, heard: Heard
+):
+    """By real C-GET: what the pace decides while the archive takes its time for each image, and afterwards."""
+    for number in range(40):
+        made.add(1 + number, 1, slices=FEW)
+    quick, slow, pause = 0.2, 1.5, Event()
+    takes = [quick]
+    options = replace(QUICK, associations=2, longest_pause_s=1.0)
+    selection = replace(SELECTION, min_slices=FEW, min_extent_mm=0.1)
+    with opened(Peer(made, lambda _: bool(pause.wait(takes[-1])))) as peer:
+        month = replace(MARCH, until=date(2026, 3, 31))
+        where = archive_source(peer.archive(), month, options, KEY, selection)
+        order = Backfill(memory.database, memory.spool, KEY, where, options, heard)
+        with running(order) as end:
+            _until(lambda: order.pace.allowed == 2, PATIENCE)
+            takes.append(slow)
+            heard.says("the archive is away or slow; next attempt in")
+            _until(lambda: order.pace.allowed == 1, PATIENCE)
+            takes.append(quick)
+            _until(lambda: order.pace.allowed == 2, PATIENCE)
+            order.stop()
+            pause.set()
+            assert end() is BackfillState.OPEN
+    done = [series for series, (state, *_) in memory.series().items() if state == "done"]
+    assert {memory.registered()[series] for series in done} == {FEW}
+
+
 def test_one_bad_neighbour_does_not_make_others_wait(memory: Memory, three_studies: MadeArchive, heard: Heard):
     """The first of three fails, and is due again in an hour; meanwhile the others come."""
     bad = [WANTED[0]]
@@ -251,6 +281,6 @@ def _send(dataset: object, port: int) -> None:
         assert made.send_c_store(dataset).Status == 0
 
 
-def _until(holds: Callable[[], bool]) -> None:
+def _until(holds: Callable[[], bool], patience_s: float = SOON) -> None:
     pause = Event()
-    assert any(holds() or pause.wait(0.02) for _ in range(int(SOON / 0.02)))
+    assert any(holds() or pause.wait(0.02) for _ in range(int(patience_s / 0.02)))
