@@ -115,7 +115,7 @@ def _arrow(options: DatabaseOptions) -> Iterator[Any]:
             plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
             connection = dbapi.connect(plain, autocommit=True)
     except ImportError:
-        raise DeploymentError("Parquet needs more packages: pip install 'trabecula[population]'") from None
+        raise DeploymentError("Parquet needs more packages: pip install '.[population]'") from None
     with closing(connection), closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN" if url.get_backend_name() == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ")
         cursor.adbc_statement.set_options(**{_BATCH_OPTION[url.get_backend_name()]: str(BATCH_ROWS)})

@@ -24,7 +24,7 @@ def _figure(width: float = 5.2, height: float = 3.6) -> "tuple[Figure, Axes]":
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise DeploymentError("plots need more packages: pip install 'trabecula[population]'") from None
+        raise DeploymentError("plots need more packages: pip install '.[population]'") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

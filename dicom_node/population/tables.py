@@ -109,6 +109,6 @@ def _write_parquet(answer: Answer, path: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise DeploymentError("Parquet needs more packages: pip install 'trabecula[population]'") from None
+        raise DeploymentError("Parquet needs more packages: pip install '.[population]'") from None
     cells: list[Sequence[Any]] = list(zip(*answer.rows, strict=True)) or [()] * len(answer.columns)
     pq.write_table(pa.Table.from_arrays([pa.array(column) for column in cells], names=list(answer.columns)), path)

@@ -144,7 +144,7 @@ def check_installed() -> None:
     try:
         import nvidia.dali  # noqa: F401
     except ImportError as absent:
-        raise BackendUnavailable("DALI is not installed: pip install 'trabecula[dali]'") from absent
+        raise BackendUnavailable("DALI is not installed: pip install '.[dali]'") from absent
 
 
 def _build(options: DaliOptions, depth: int) -> Any:

@@ -62,7 +62,7 @@ class DeviceDecoder:
         try:
             from nvidia import nvimgcodec
         except ImportError as absent:
-            raise BackendUnavailable("nvImageCodec is not installed: pip install 'trabecula[dali]'") from absent
+            raise BackendUnavailable("nvImageCodec is not installed: pip install '.[dali]'") from absent
         self._options, self._thread = options, threading.get_ident()
         self.trusted = True
         try:
