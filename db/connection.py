@@ -242,7 +242,7 @@ def _postgresql_pool(url: sa.URL, options: DatabaseOptions, read_only: bool) -> 
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": settings},
         )
     except (ImportError, NoSuchModuleError):
-        raise DeploymentError("PostgreSQL needs the driver psycopg: pip install 'trabecula[postgres]'") from None
+        raise DeploymentError("PostgreSQL needs the driver psycopg: pip install '.[postgres]'") from None
 
 
 @contextmanager
@@ -266,6 +266,8 @@ def _translated(failed: DBAPIError, shown: str) -> Exception:
         return DatabaseUnavailable(f"{shown} stayed locked by another process ({state or code})")
     if code.startswith("SQLITE_CANTOPEN"):
         return DatabaseUnavailable(f"{shown} can't be opened; do file and folder belong to this user?")
+    if state == "42501":
+        return DeploymentError(f"the user of {shown} has no right to do this in the database (42501)")
     if state == "25006":
         return DeploymentError(f"{shown} can't be changed: it was opened read-only")
     if code.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
@@ -295,5 +297,7 @@ def _server_words(cause: BaseException | None, state: str) -> str:
     """What a server says at the door, such as that a password is wrong; it knows no value of ours yet."""
     if state or not _never_connected(cause):
         return f" ({state})" if state else ""
+    if "no password supplied" in str(cause):  # by libpq; the server has not been asked
+        return ": it wants a password, and none was given"
     said = str(cause).partition("FATAL:")[2].strip().splitlines()
     return f": {said[0]}" if said else ""

@@ -2,7 +2,7 @@
 The command line. Each command reads one configuration, does one thing, and says in plain words what went wrong.
 
 Exit status: 0 done; 1 the answer is no (doctor, explain); 2 a person must act on this machine, or the command was not
-understood; 3 nothing that can be analysed; 70 a fault of ours.
+understood; 3 nothing that can be analysed; 70 a fault of ours; 75 what was in the way may pass.
 """
 
 import json
@@ -30,7 +30,7 @@ from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.spool import MIB, Spool
 from dicom_node.supervisor import Supervisor
 from dicom_node.worker import place_of
-from engine.errors import BadOption, DeploymentError
+from engine.errors import BadOption, DatabaseUnavailable, DeploymentError
 from engine.records import Reason
 
 NO, DEPLOYMENT, NOTHING_TO_ANALYSE = 1, process.DEPLOYMENT_ERROR, 3
@@ -56,6 +56,9 @@ class Commands(TyperGroup):
         """Parse, call, and end with a status."""
         try:
             return super().main(*args, **kwargs)
+        except DatabaseUnavailable as error:  # at a machine's start it may come later than we do
+            _say(str(error))
+            sys.exit(os.EX_TEMPFAIL)
         except DeploymentError as error:
             _say(str(error))
             sys.exit(DEPLOYMENT)

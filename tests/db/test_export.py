@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from bench.archive_rows import Archive
 from bench.database import fill
 from db import schema
-from db.connection import DatabaseOptions, StatementFailed
+from db.connection import DatabaseOptions
 from db.population import views
 from db.population.export import TABLES, export_parquet
 from db.population.query import ask, grant_reader
@@ -72,14 +72,16 @@ def test_a_role_reads_results_and_nothing_else(database):
         assert connection.exec_driver_sql("SELECT COUNT(*) FROM cohort").scalar_one() == 0
         connection.exec_driver_sql("RESET ROLE")
 
-    def as_analyst(statement):
+    def as_analyst(act):
         with database.begin() as connection:
             connection.exec_driver_sql("SET LOCAL ROLE trabecula_analyst")
-            connection.exec_driver_sql(statement)
+            act(connection)
 
     for forbidden in ("SELECT path FROM instance", "SELECT * FROM job", "DELETE FROM population"):
-        with pytest.raises(StatementFailed, match="42501"):  # insufficient privilege
-            as_analyst(forbidden)
+        with pytest.raises(DeploymentError, match="42501"):  # insufficient privilege
+            as_analyst(lambda connection, forbidden=forbidden: connection.exec_driver_sql(forbidden))
+    with pytest.raises(DeploymentError, match="has no right to do this"):
+        as_analyst(lambda connection: grant_reader(connection, "another_analyst"))
     with database.read() as connection:
         settings = connection.exec_driver_sql("SELECT rolconfig FROM pg_roles WHERE rolname = 'trabecula_analyst'")
         assert "default_transaction_read_only=on" in settings.scalar_one()

@@ -23,6 +23,8 @@ from engine.loading.headers import read_header
 from engine.records import Program, Reason, Selection, SeriesFailure
 from exporters.reference.phantom_series import SeriesTruth
 
+from .foreign import free_port
+
 pytestmark = pytest.mark.usefixtures("logs_as_before")
 
 ROOT = Path(__file__).parent.parent.parent
@@ -106,6 +108,18 @@ def test_a_key_that_is_gone_is_not_made_anew_under_a_database(node: Node, words:
     assert told.exit_code == 2
     assert "'pseudonym.key', the key of the pseudonyms, is gone" in told.output
     assert not (node.config.parent / "pseudonym.key").exists()
+
+
+@pytest.mark.parametrize("words", [["run"], ["work"], ["status"]])
+def test_a_database_that_is_away_may_come_so_the_service_is_started_again(tmp_path: Path, words: list[str]):
+    (tmp_path / "pseudonym.key").write_text("ab" * 32)
+    (tmp_path / "node.toml").write_text(f"[database]\nurl = 'postgresql://nobody@127.0.0.1:{free_port()}/none'")
+    told = call(*words, "--config", tmp_path / "node.toml")
+    assert told.exit_code == os.EX_TEMPFAIL
+    assert "can't be reached" in told.output
+    for unit in ("trabecula.service", "trabecula-backfill@.service"):
+        lines = (ROOT / "configs" / unit).read_text().splitlines()
+        assert {"Restart=on-failure", "RestartPreventExitStatus=2"} <= set(lines)
 
 
 def test_doctor_says_that_the_key_is_gone(node: Node):
