@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.connection import LONGEST_LIST
-from db.schema import model, population, result, result_model, series, study
+from db.schema import model, population, result, result_model, series, study, vertebra
 
 PATIENT_LOCKS = 7402  # class of PostgreSQL's advisory locks; ours, and means nothing
 LONG_AGO = -1_000_000  # days; sorts an unknown day before every known one
@@ -82,6 +82,11 @@ def _current(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
     reference_only = sa.exists().where(
         result_model.c.result_id == result.c.id, model.c.id == result_model.c.model_id, model.c.reference_only
     )
+    cores = (
+        sa.select(sa.func.avg(vertebra.c.attenuation_mean))
+        .where(vertebra.c.result_id == result.c.id, vertebra.c.aggregated)
+        .scalar_subquery()
+    )
     return (
         sa.select(
             result.c.id.label("result_id"),
@@ -94,7 +99,7 @@ def _current(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
             series.c.patient_age,
             (series.c.patient_age // 10 * 10).label("age_decade"),
             series.c.scanner_id,
-            result.c.attenuation_mean,
+            cores.label("attenuation_mean"),
             result.c.volumetric_bmd,
             result.c.calibrated_bmd,
             result.c.areal_bmd,

@@ -107,6 +107,19 @@ def test_a_result_that_is_no_longer_current_leaves_the_population(database, phan
     assert len(kept) == 1
 
 
+def test_the_mean_attenuation_is_that_of_the_cores_in_the_density_also_of_rows_from_before(database, examine):
+    examine(1)
+    query = "SELECT attenuation_mean FROM cohort UNION ALL SELECT mean_attenuation FROM scanner_drift"
+    assert rows(database, query) == [(101.0,)] * 2  # of L1; T12 and L2 did not go in
+    downgrade(database, "0008")
+    with database.begin() as connection:
+        connection.execute(sa.update(schema.population).values(attenuation_mean=None))
+    upgrade(database)
+    assert rows(database, query) == [(101.0,)] * 2
+    kept, anew = kept_and_anew(database)
+    assert kept == anew
+
+
 def test_prevalence_has_the_interval_of_wilson(database, examine):
     for number in range(1, 11):
         examine(number, patient=f"p{number}", density=70.0 if number <= 3 else 130.0)
