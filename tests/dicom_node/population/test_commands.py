@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -22,10 +23,10 @@ from dicom_node.cli import app
 def run(site, logs_as_before):
     """What a command printed; of one that was refused, the line that says why."""
 
-    def command(*arguments: str, config: bool = True, refused: bool = False) -> str:
+    def command(*arguments: str, config: bool = True, refused: bool | int = False) -> str:
         asked = [arguments[0], *(site.config if config else []), *arguments[1:]]
         ran = CliRunner().invoke(app, asked)
-        assert ran.exit_code == (2 if refused else 0), ran.output
+        assert ran.exit_code == (2 if refused is True else int(refused)), ran.output
         return ran.stderr if refused else ran.stdout
 
     return command
@@ -138,7 +139,7 @@ def test_a_locked_database_is_told_and_nothing_is_half_done(run, node):
     (node / "dxa.csv").write_text("patient_id,date\na,2020-01-02\n")
     with closing(sqlite3.connect(node / "own.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert "locked" in own(run, node, "densitometry", str(node / "dxa.csv"), refused=True)
+        assert "locked" in own(run, node, "densitometry", str(node / "dxa.csv"), refused=os.EX_TEMPFAIL)
         assert "patients" in own(run, node, "cohort")  # who reads is held up by nobody
         other.execute("ROLLBACK")
         assert other.execute("SELECT COUNT(*) FROM densitometry").fetchone() == (0,)
