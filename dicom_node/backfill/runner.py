@@ -194,7 +194,9 @@ class Backfill:
                     connection, refused.reason, refused.detail, subject=refused.subject, peer=self._source.name
                 )
         wanted = sum(found.is_wanted for found in findings.series)
-        log.info("a part holds %d studies; %d of %d series are wanted", findings.studies, wanted, len(findings.series))
+        level = logging.INFO if findings.studies else logging.DEBUG  # years of an archive have many empty days
+        told = "a part holds %d studies; %d of %d series are wanted"
+        log.log(level, told, findings.studies, wanted, len(findings.series))
         return True
 
     def _rest(self, run_id: int, active: set[Future[None]]) -> bool:

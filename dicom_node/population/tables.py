@@ -76,8 +76,10 @@ def on_screen(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
 def in_width(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int) -> RenderableType:
     """A table where its lines fit into so many characters; else each row by itself, a line a column."""
     shown = [tuple(row) for row in rows]
+    if not shown:
+        return Text("no rows", "dim")
     for headings in (columns, [column.replace("_", "_\n") for column in columns]):
-        if not shown or _width(headings, shown) <= width:
+        if _width(headings, shown) <= width:
             return on_screen(headings, shown)
     parts: list[RenderableType] = []
     for number, row in enumerate(shown, start=1):

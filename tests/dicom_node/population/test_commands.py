@@ -50,6 +50,10 @@ def test_a_long_answer_is_cut_on_the_screen_and_says_so(run):
     assert "the first 100 rows" in run("query", "measurement")
 
 
+def test_an_answer_without_rows_says_so(run):
+    assert run("query", "SELECT * FROM cohort WHERE density_mean < 0").strip() == "no rows"
+
+
 @pytest.mark.parametrize(("width", "stands"), [(200, "table"), (90, "broken"), (40, "records")])
 def test_no_line_is_wider_than_the_screen_and_no_value_is_broken(run, site, width, stands, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
