@@ -51,7 +51,7 @@ def test_a_long_answer_is_cut_on_the_screen_and_says_so(run):
 
 
 def test_an_answer_without_rows_says_so(run):
-    assert run("query", "SELECT * FROM cohort WHERE density_mean < 0").strip() == "no rows"
+    assert run("query", "SELECT * FROM cohort WHERE attenuation_mean < -5000").strip() == "no rows"
 
 
 @pytest.mark.parametrize(("width", "stands"), [(200, "table"), (90, "broken"), (40, "records")])
