@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engine.records import VertebralLevel
 from exporters.reference.phantom_series import SeriesTruth, write_series
 from exporters.reference.scanner import scanner
 from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
+
+settings.register_profile("untimed", deadline=None)  # no test is held to a time: the machine may be busy
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def near(source: Geometry, shape, spacing, turned: tuple[float, float, float], s
 
 
 @given(source=grids(6, 16), turned=angles, slope=st.tuples(*[st.floats(-20, 20)] * 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_linear_field_is_exact_between_any_two_grids_that_do_not_shrink(source, turned, slope):
     ramp = centres(source) @ np.array(slope) + 50
     spacing = tuple([0.45 * min(source.spacing_mm)] * 3)
@@ -63,7 +63,7 @@ def test_a_linear_field_is_exact_between_any_two_grids_that_do_not_shrink(source
 
 
 @given(factor=st.tuples(*[st.integers(1, 4)] * 3), slope=st.tuples(*[st.floats(-20, 20)] * 3), spare=st.floats(0, 0.9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_linear_field_stays_linear_when_it_shrinks(factor, slope, spare):
     source = Geometry((16, 18, 20), (1.5, 0.7, 0.9), (-10.0, 5.0, 30.0), CANONICAL)
     spacing = tuple(step * (n + (spare if n > 1 else 0)) for step, n in zip(source.spacing_mm, factor, strict=True))
@@ -103,7 +103,7 @@ def reference(values: np.ndarray, source: Geometry, target: Geometry, outside: f
 @given(
     source=grids(2, 12), turned=angles, spacing=st.tuples(steps, steps, steps), shift=st.tuples(*[st.floats(-9, 9)] * 3)
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_pair_of_grids_agrees_with_a_double_precision_reference(source, turned, spacing, shift):
     values = np.random.default_rng(1).integers(-1024, 3000, source.shape).astype(np.int16)
     target = near(source, (5, 6, 7), spacing, turned, shift)
@@ -139,7 +139,7 @@ def test_noise_does_not_alias_into_a_coarse_grid():
 
 
 @given(source=grids(), where=st.sampled_from([(0, 0, 500.0), (0, -500.0, 0), (500.0, 0, 0)]), turned=angles)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_grid_elsewhere_sees_only_outside(source, where, turned):
     target = near(source, (3, 3, 3), (1.0, 1.0, 1.0), turned, where)
     assert (resample(np.zeros(source.shape), source, target, outside=-7.0) == -7.0).all()
@@ -159,7 +159,7 @@ def test_values_must_lie_on_their_grid():
 
 
 @given(source=grids(1, 20), spacing=st.tuples(steps, steps, steps))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_the_canonical_grid_covers_the_source_and_no_more(source, spacing):
     grid = canonical_grid(source, spacing)
     assert grid.direction == CANONICAL

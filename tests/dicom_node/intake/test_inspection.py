@@ -31,7 +31,7 @@ def test_a_sound_instance_is_accepted(data):
     assert isinstance(examine(data), InstanceHeader)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_spoiled_bytes_are_an_instance_or_a_reason(data, draws):
     """`data` is spoiled in a few places; nothing else than a reason may come of it."""
@@ -50,7 +50,7 @@ def test_spoiled_bytes_are_an_instance_or_a_reason(data, draws):
     assert isinstance(examine(bytes(spoiled)), InstanceHeader | Reason)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_refused_with_a_reason(noise):
     assert isinstance(examine(noise), Reason)

@@ -79,7 +79,7 @@ def command_of(uid: str, number: int) -> bytes:
 cuts = st.lists(st.integers(0, 2**20), max_size=6)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(
     shapes=st.lists(
         st.tuples(cuts, cuts, st.sampled_from(["good", "repeated", "cut", "foreign"])), min_size=1, max_size=3

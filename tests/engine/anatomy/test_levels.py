@@ -255,7 +255,7 @@ def damaged(truth, random: np.random.Generator):
     return labels
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1))
 @example(seed=304)  # the view begins in T12, and its lower disc is gone: half of T12 and L1 are one piece with ribs
 def test_whatever_a_network_does_wrong_no_wrong_name_is_given_silently(truths, seed):
@@ -276,7 +276,7 @@ def test_whatever_a_network_does_wrong_no_wrong_name_is_given_silently(truths, s
         assert not wrong_names(truth, found) or Reason.TRANSITIONAL in reasons(found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(*[st.integers(1, 40)] * 3))
 def test_rubbish_gets_no_name_and_does_no_harm(seed, shape):
     random = np.random.default_rng(seed)

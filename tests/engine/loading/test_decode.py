@@ -106,7 +106,7 @@ def test_what_went_in_comes_out(syntax, bits, signed):
 
 
 @given(bits=st.integers(2, 16), signed=st.booleans(), rows=st.integers(1, 9), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_bits_above_those_stored_never_count(bits, signed, rows, seed):
     values = image(bits, signed, (rows, 5), seed)
     above = np.random.default_rng(seed).integers(0, 1 << 16, values.shape).astype(np.uint16) & np.uint16(
@@ -218,7 +218,7 @@ def test_a_stream_of_another_size_is_refused(syntax):
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6), which=st.data())
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 def test_damaged_streams_end_in_pixels_or_a_reason(changes, which):
     syntax = which.draw(st.sampled_from([RLE, JPEG_LOSSLESS[1], JPEG_LS[0], JPEG_2000[0], HTJ2K[0]]))
     values = image(12, False, (16, 16))

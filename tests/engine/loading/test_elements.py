@@ -150,7 +150,7 @@ def test_a_deflated_data_set_that_is_damaged_is_refused(raw):
 
 
 @given(cut=st.integers(0, 400))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_a_file_cut_anywhere_is_read_or_refused(raw, cut):
     data = raw.part10(raw.body_of(raw.IDENTITY) + nested(raw, b"SQ", 3))
     found = outcome(data[:cut])
@@ -158,7 +158,7 @@ def test_a_file_cut_anywhere_is_read_or_refused(raw, cut):
 
 
 @given(changes=st.lists(st.tuples(st.integers(128, 400), st.integers(0, 255)), max_size=8))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 def test_damaged_bytes_are_read_or_refused(raw, changes):
     data = bytearray(
         raw.part10(raw.body_of(raw.IDENTITY) + nested(raw, b"UN", 3) + raw.element(0x7FE0, 0x10, b"OW", b"ab"))

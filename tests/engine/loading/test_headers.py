@@ -277,7 +277,7 @@ def test_headers_of_pydicoms_own_files_say_what_pydicom_reads(raw):
 
 
 @given(data=st.binary(max_size=64), tag=st.sampled_from([tag for tag, *_ in ODD]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 def test_no_value_breaks_a_header(raw, data, tag):
     vr = next(vr for known, vr, *_ in ODD if known == tag)
     header = read_header(raw.file({tag: (vr, data)}), raw.KEY)

@@ -134,7 +134,7 @@ def test_a_file_that_holds_another_instance_is_refused(ct):
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_a_file_cut_anywhere_ends_in_a_reason(ct, data):
     paths = ct.write(10)
     series = ct.series()
@@ -144,7 +144,7 @@ def test_a_file_cut_anywhere_ends_in_a_reason(ct, data):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_damaged_headers_end_in_a_volume_or_a_reason(ct, seed):
     chance = random.Random(seed)
     paths = ct.write(10)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadOption, SeriesError
@@ -53,7 +53,6 @@ def orientations(draw) -> tuple[float, ...]:
 
 
 @given(orientation=orientations(), order=st.permutations(range(12)), printed=st.integers(3, 7))
-@settings(deadline=None)
 def test_any_order_and_any_orientation_give_the_same_grid(orientation, order, printed):
     parts = [
         replace(
