@@ -11,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, build_role, evt
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.intake.options import CommitmentPeer, DataPath
@@ -24,25 +25,34 @@ class Modality:
 
     def __init__(self) -> None:
         self.heard: queue.Queue[tuple[int, Dataset]] = queue.Queue()
+        self._unanswered: list[tuple[int, Dataset]] = []
         self.ae = AE(ae_title="CT1")
         self.ae.acse_timeout = self.ae.dimse_timeout = self.ae.network_timeout = 10
         self.ae.add_requested_context(StorageCommitmentPushModel)
         self.ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
 
     def hear(self, event: evt.Event) -> tuple[int, None]:
-        self.heard.put((event.request.EventTypeID, event.event_information))
+        self._unanswered.append((event.request.EventTypeID, event.event_information))
         return 0, None
+
+    def sent(self, event: evt.Event) -> None:
+        """The answer is out: before that, pynetdicom's client must be asked for nothing."""
+        if isinstance(event.pdu, P_DATA_TF) and self._unanswered:
+            self.heard.put(self._unanswered.pop())
+
+    @property
+    def handlers(self) -> list[Any]:
+        return [(evt.EVT_N_EVENT_REPORT, self.hear), (evt.EVT_PDU_SENT, self.sent)]
 
     @contextmanager
     def listening(self, port: int = 0) -> Iterator[int]:
-        handlers = [(evt.EVT_N_EVENT_REPORT, self.hear)]
-        server = self.ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        server = self.ae.start_server(("127.0.0.1", port), block=False, evt_handlers=self.handlers)
         yield int(server.server_address[1])
         server.shutdown()
 
     @contextmanager
     def asking(self, port: int) -> Iterator[Any]:
-        peer = self.ae.associate("127.0.0.1", port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self.hear)])
+        peer = self.ae.associate("127.0.0.1", port, evt_handlers=self.handlers)
         assert peer.is_established
         yield peer
         peer.release()
