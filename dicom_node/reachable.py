@@ -5,8 +5,6 @@ Each is asked for what it is needed for, briefly, and for nothing of a patient. 
 how far one gets, so that a person knows whom to turn to: those of the network, of the certificates, or of the peer.
 """
 
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,8 +14,9 @@ from urllib.parse import urlsplit
 from dicom_node.backfill.calling import archive_peer, archive_server
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.peers import query
-from dicom_node.peers.association import Peer
+from dicom_node.peers.association import line_of
 from dicom_node.peers.dicomweb import DicomWeb, Server, certificates
+from dicom_node.peers.line import Line, Trouble
 from dicom_node.sender.options import Destination, SenderOptions
 from dicom_node.sender.store import echo, peer_of, server_of
 from engine.errors import DeploymentError, PeerAway, PeerError
@@ -29,9 +28,9 @@ class Finding(StrEnum):
     """How far one gets with a peer."""
 
     ANSWERS = "answers"  # and offers what it is needed for
-    NO_CONNECTION = "no_connection"  # its name, the network, a firewall; or it does not listen
-    NO_TLS = "no_tls"  # it takes connections, and does not speak TLS as we do
-    NOT_TRUSTED = "not_trusted"  # its certificate is none that we were told to trust
+    NO_CONNECTION = Trouble.NO_CONNECTION
+    NO_TLS = Trouble.NO_TLS
+    NOT_TRUSTED = Trouble.NOT_TRUSTED
     NOT_TAKEN = "not_taken"  # it takes connections, and rejects us, is silent, or takes nothing now
     NOT_AS_NEEDED = "not_as_needed"  # it answers, and does not offer or refuses what it is needed for
     OUR_FILES = "our_files"  # a certificate, key or token of ours can't be used
@@ -44,47 +43,22 @@ class Called:
     name: str
     where: str  # for people, never with a password in it
     ask: Callable[[], None]  # raises PeerError, DeploymentError
-    line: "Line"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What lies under every protocol: a connection, with TLS or without."""
-
-    host: str
-    port: int
-    tls: Callable[[], ssl.SSLContext | None]  # raises DeploymentError
-
-    def trouble(self) -> tuple[Finding, str] | None:
-        """What of it does not work, in our words; None: it works."""
-        try:
-            context = self.tls()
-            with socket.create_connection((self.host, self.port), PATIENCE_S) as plain:
-                if context is None:
-                    return None
-                try:
-                    context.wrap_socket(plain, server_hostname=self.host).close()
-                except ssl.SSLCertVerificationError as bad:
-                    return Finding.NOT_TRUSTED, f"its certificate is not trusted ({bad.verify_message})"
-                except OSError as bad:
-                    why = getattr(bad, "reason", None) or type(bad).__name__
-                    return Finding.NO_TLS, f"it does not speak TLS as we do ({why})"
-        except DeploymentError as bad:
-            return Finding.OUR_FILES, str(bad)
-        except OSError as bad:
-            return Finding.NO_CONNECTION, f"no connection ({bad.strerror or 'no answer in time'})"
-        return None
+    line: Callable[[], Line]  # raises DeploymentError
 
 
 def find(called: Called) -> tuple[Finding, str]:
     """Ask one; how far one gets, and what to tell a person."""
     try:
-        called.ask()
+        try:
+            called.ask()
+        except PeerAway as bad:
+            trouble = called.line().trouble()
+            if trouble is None:
+                return Finding.NOT_TAKEN, str(bad)
+            finding, told = trouble
+            return Finding(finding), str(bad) if told in str(bad) else f"{bad}: {told}"
     except DeploymentError as bad:
         return Finding.OUR_FILES, str(bad)
-    except PeerAway as bad:
-        finding, told = called.line.trouble() or (Finding.NOT_TAKEN, "it takes connections")
-        return finding, f"{bad}; {told}"
     except PeerError as bad:
         return Finding.NOT_AS_NEEDED, str(bad)
     return Finding.ANSWERS, "answers"
@@ -99,7 +73,7 @@ def destinations(options: SenderOptions) -> Iterator[Called]:
         store_timeout_s=min(PATIENCE_S, options.store_timeout_s),
     )
     for each in options.destinations:
-        line = _line_of_web(server_of(each, brief)) if each.url else _line_of_peer(peer_of(each, brief))
+        line = partial(_line_of_web, server_of(each, brief)) if each.url else partial(line_of, peer_of(each, brief))
         where = _where(each, "C-STORE to", "STOW-RS to")
         yield Called(f"destination {each.name}", where, partial(echo, each, brief), line)
 
@@ -124,24 +98,20 @@ def _called_web(archive: Archive, options: BackfillOptions, where: str) -> Calle
         with DicomWeb(server) as web:
             web.ask()
 
-    return Called(f"archive {archive.name}", where, ask, _line_of_web(server))
+    return Called(f"archive {archive.name}", where, ask, partial(_line_of_web, server))
 
 
 def _called_pacs(archive: Archive, options: BackfillOptions, where: str) -> Called:
     peer = archive_peer(archive, options, options.answer_timeout_s)
     model = query.MOVE if archive.retrieve is Retrieve.MOVE else query.GET
-    return Called(f"archive {archive.name}", where, lambda: query.ask(peer, model), _line_of_peer(peer))
-
-
-def _line_of_peer(peer: Peer) -> Line:
-    return Line(peer.host, peer.port, lambda: None if peer.tls is None else peer.tls.context(peer.name))
+    return Called(f"archive {archive.name}", where, partial(query.ask, peer, model), partial(line_of, peer))
 
 
 def _line_of_web(server: Server) -> Line:
     url = urlsplit(server.url)
     is_secret = url.scheme == "https"
     port = url.port or (443 if is_secret else 80)
-    return Line(url.hostname or "", port, lambda: certificates(server) if is_secret else None)
+    return Line(url.hostname or "", port, server.connect_timeout_s, certificates(server) if is_secret else None)
 
 
 def _where(peer: Destination | Archive, by_dicom: str, by_web: str) -> str:

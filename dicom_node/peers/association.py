@@ -2,8 +2,6 @@
 An association that we ask for: made, used and released; its failures in our words.
 """
 
-import errno
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dicom_node.peers.line import Line
 from engine.errors import DeploymentError, PeerAway, PeerError
 
 if TYPE_CHECKING:
@@ -117,27 +116,24 @@ def association(
             made.release()
 
 
-def why_not(peer: Peer) -> str:
-    """What is in the way to a peer, found by a connection of its own: pynetdicom tells its log alone.
+def line_of(peer: Peer) -> Line:
+    """What an association with a peer would go over.
 
     Raises:
         DeploymentError: as `Tls.context`.
     """
-    context = None if peer.tls is None else peer.tls.context(peer.name)
-    try:
-        with socket.create_connection((peer.host, peer.port), peer.connect_timeout_s) as plain:
-            if context is not None:
-                context.wrap_socket(plain, server_hostname=peer.host).close()
-    except ssl.SSLCertVerificationError as bad:
-        return f"its certificate is not taken ({bad.verify_message})"
-    except ssl.SSLError as bad:
-        return f"there, but TLS fails ({bad.reason or 'ended by the peer'})"
-    except socket.gaierror:
-        return "its host name is not known here"
-    except TimeoutError:
-        return f"nothing answers within {peer.connect_timeout_s:g} s"
-    except OSError as bad:
-        return "nobody listens there" if bad.errno == errno.ECONNREFUSED else bad.strerror or type(bad).__name__
+    return Line(peer.host, peer.port, peer.connect_timeout_s, None if peer.tls is None else peer.tls.context(peer.name))
+
+
+def why_not(peer: Peer) -> str:
+    """What is in the way to a peer: pynetdicom tells its log alone.
+
+    Raises:
+        DeploymentError: as `Tls.context`.
+    """
+    trouble = line_of(peer).trouble()
+    if trouble is not None:
+        return trouble[1]
     perhaps = "speaks TLS alone" if peer.tls is None else "" if peer.tls.certificate else "wants a certificate of ours"
     told = "it takes a connection, but answers no request for an association"
     return f"{told}; perhaps it {perhaps}" if perhaps else told

@@ -25,10 +25,10 @@ from engine.runtime.precision import choose
 from engine.runtime.session import in_streams
 
 NAME = "openvino"
-SMALL = (
-    2**18
-)  # voxels of an input; our choice. Threads that share a small one spend more on meeting than they save: two
-#                took 1.1 to 2 times the processor time of one for the same answer, so each takes an input of its own
+SMALL = 2**18
+"""Voxels of an input; our choice. Threads that share a small one spend more on meeting than they save: two took 1.1 to
+2 times the processor time of one for the same answer, so each takes an input of its own."""
+
 MOST_STREAMS = 4  # our choice; each holds the memory of one input's layers
 
 

@@ -124,7 +124,8 @@ def test_an_archive_that_is_not_there_has_no_connection(tmp_path: Path):
     for archive in (PACS.format(free_port()), WEB.format(f"http://127.0.0.1:{free_port()}/dicom-web")):
         check = told(tmp_path, archive)
         assert (check.state, check.finding) == (State.WRONG, Finding.NO_CONNECTION)
-        assert check.detail.endswith("no connection (Connection refused)")
+        assert check.detail.endswith("nobody listens there")
+        assert check.detail.count("nobody listens there") == 1
 
 
 def test_an_archive_that_rejects_us_or_is_silent_takes_connections(tmp_path: Path):
@@ -134,7 +135,7 @@ def test_an_archive_that_rejects_us_or_is_silent_takes_connections(tmp_path: Pat
     with socket.create_server(("127.0.0.1", 0)) as door:
         silent = told(tmp_path, PACS.format(door.getsockname()[1]))
     assert silent.finding is Finding.NOT_TAKEN
-    assert silent.detail.endswith("it takes connections")
+    assert silent.detail.count("it takes a connection") == 1
 
 
 def test_an_archive_is_asked_over_tls_and_its_certificate_must_be_trusted(
@@ -144,7 +145,7 @@ def test_an_archive_is_asked_over_tls_and_its_certificate_must_be_trusted(
     assert told(tmp_path, archive + tls(papers)).finding is Finding.ANSWERS
     distrusted = told(tmp_path, archive + tls(papers, authority=papers.stranger))
     assert distrusted.finding is Finding.NOT_TRUSTED
-    assert "its certificate is not trusted" in distrusted.detail
+    assert distrusted.detail.count("its certificate is not taken") == 1
     assert told(tmp_path, archive + "tls_authorities = 'nowhere.pem'\n").finding is Finding.OUR_FILES
     assert told(tmp_path, archive).finding is Finding.NOT_TAKEN  # asked in the clear
 
