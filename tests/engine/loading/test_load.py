@@ -9,28 +9,19 @@ import numpy as np
 import pydicom
 import pytest
 
-from engine.errors import SeriesError
 from engine.loading.headers import read_header
 from engine.loading.load import LoadingOptions, load
-from engine.records import Reason, SeriesRef
+from engine.records import Reason
 from engine.selection import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN, JPEG_LS
 from engine.series import series_of
 
-OPTIONS = LoadingOptions(threads=2)
+from .refused import OPTIONS, refusal
 
 
 def expected(k: int, rows: int = 10, columns: int = 9) -> np.ndarray:
     """HU that the series of these tests has at slice k."""
     j, i = np.mgrid[:rows, :columns]
     return 1000 + 100 * k + 7 * j + i - 1024
-
-
-def refusal(series: SeriesRef, options: LoadingOptions = OPTIONS) -> SeriesError:
-    with pytest.raises(SeriesError) as caught:
-        load(series, options)
-    assert "P-1" not in str(caught.value)
-    assert "/" not in str(caught.value)
-    return caught.value
 
 
 def test_a_series_becomes_its_volume(ct):

@@ -8,22 +8,14 @@ import tracemalloc
 import imagecodecs
 import pytest
 
-from engine.errors import BadOption, SeriesError
+from engine.errors import BadOption
 from engine.loading.load import LoadingOptions, load
 from engine.loading.slices import SliceOptions
 from engine.options import read_options
-from engine.records import Reason, SeriesRef
+from engine.records import Reason
 from engine.selection import JPEG_LS
 
-OPTIONS = LoadingOptions(threads=2)
-
-
-def refusal(series: SeriesRef, options: LoadingOptions = OPTIONS) -> SeriesError:
-    with pytest.raises(SeriesError) as caught:
-        load(series, options)
-    assert "P-1" not in str(caught.value)
-    assert "/" not in str(caught.value)
-    return caught.value
+from .refused import OPTIONS, refusal
 
 
 def test_memory_is_bounded_before_it_is_taken(ct):

@@ -11,18 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import SeriesError
-from engine.loading.load import LoadingOptions, load
+from engine.loading.load import load
 from engine.records import InstanceRef, Reason, SeriesRef
 
-OPTIONS = LoadingOptions(threads=2)
-
-
-def refusal(series: SeriesRef, options: LoadingOptions = OPTIONS) -> SeriesError:
-    with pytest.raises(SeriesError) as caught:
-        load(series, options)
-    assert "P-1" not in str(caught.value)
-    assert "/" not in str(caught.value)
-    return caught.value
+from .refused import OPTIONS, refusal
 
 
 def change_all(**values):
