@@ -22,7 +22,7 @@ from dicom_node.node import clearer_of
 from dicom_node.spool import Spool, SpoolOptions
 from engine.records import ModelRef, Program, Reason, ReportObject, ScreeningResult, Selection, SeriesFailure
 
-from .test_sender import ROOT, header
+from .sender.reports import ROOT, header
 
 AT_ONCE = ClearingOptions(done_after_h=0.0, set_aside_after_h=0.0, reports_after_h=0.0)
 KEPT = replace(AT_ONCE, done_after_h=1.0, set_aside_after_h=1.0, reports_after_h=1.0, low_mib=0)

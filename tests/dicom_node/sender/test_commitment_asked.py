@@ -19,18 +19,13 @@ from dicom_node.sender.store import echo
 from dicom_node.spool import Spool, SpoolOptions
 from engine.errors import PeerError
 
-from .foreign import Orthanc, free_port
-from .test_sender import Reports, until
+from ..foreign import Orthanc, free_port
+from ..patience import until
+from .peer import SOCKETS_LEFT, peer
+from .reports import Reports
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = SOCKETS_LEFT
 QUICK = SenderOptions(retry_after_s=0.1, longest_retry_s=0.3, poll_s=0.05, commitment_wait_s=0.1, ask_again_s=0.2)
-
-
-@pytest.fixture
-def reports(tmp_path: Path) -> Iterator[Reports]:
-    made = Reports(tmp_path)
-    yield made
-    made.database.close()
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +92,6 @@ def test_without_commitment_sent_is_the_end(reports: Reports, orthanc: Orthanc):
 
 
 def test_a_peer_that_offers_none_is_asked_again_and_sending_goes_on(reports: Reports):
-    from .test_sender import peer
-
     reports.add("pacs")
     with peer() as there:
         destination = Destination("pacs", "PACS", "127.0.0.1", there.port, commitment=True)
