@@ -50,18 +50,25 @@ class Fetcher:
         source: Source,
         options: BackfillOptions,
         pace: Pace,
+        stopped: threading.Event,
     ) -> None:
-        """Hold what is needed."""
+        """Hold what is needed.
+
+        Args:
+            stopped: set when the order is stopped. It is one with whoever searches: a source may be shared, and who
+                leaves it ends what the others wait for, which is no fault of the archive's.
+        """
         self._database = database
         self._spool = spool
         self._key = pseudonym_key
         self._source = source
         self._options = options
         self._pace = pace
+        self._stopped = stopped
         self._leave = threading.Event()
 
-    def stop(self) -> None:
-        """Leave series where they are."""
+    def leave(self) -> None:
+        """Leave series where they are, as the order was stopped."""
         self._leave.set()
 
     def hold(self, is_held: bool) -> None:
@@ -118,7 +125,7 @@ class Fetcher:
                 return
 
     def _goes_on(self) -> bool:
-        return not self._leave.is_set()
+        return not self._stopped.is_set() and not self._leave.is_set()
 
     def _take(self, attempt: _Attempt, offered: Offered) -> bool:
         uid = offered.command.sop_instance_uid
@@ -129,7 +136,7 @@ class Fetcher:
             attempt.refusals[uid] = refused
         except StorageFull as full:
             attempt.full = full
-        return attempt.full is None and not self._leave.is_set()
+        return attempt.full is None and self._goes_on()
 
     def _left(self, attempt: _Attempt) -> list[str]:
         return [uid for uid in missing(attempt.uids, self._database, self._spool) if uid not in attempt.refusals]
@@ -139,7 +146,8 @@ class Fetcher:
         if not self._source.comes_by_front_door:
             return
         left, since = self._unregistered(attempt), time.monotonic()
-        while left and time.monotonic() - since < self._options.arrival_timeout_s and not self._leave.wait(0.1):
+        while left and time.monotonic() - since < self._options.arrival_timeout_s and self._goes_on():
+            self._leave.wait(0.1)
             now = self._unregistered(attempt)
             if now < left:
                 left, since = now, time.monotonic()
@@ -184,7 +192,7 @@ class Fetcher:
             detail = (f"{len(refused)} refused" if refused else "") if is_whole else _what_is_wrong(attempt, gone)
             came = size_bytes(connection, here.intersection(attempt.asked))
             fetched = Fetched(len(attempt.uids), len(here), came, seconds, detail)
-            was_put_off = self._leave.is_set() or attempt.is_away or attempt.full is not None
+            was_put_off = not self._goes_on() or attempt.is_away or attempt.full is not None
             if is_whole:
                 backfill.series_done(connection, claimed, fetched)
             elif was_put_off:

@@ -67,12 +67,14 @@ class Backfill:
         self._stop = threading.Event()
         self._windows = read_windows(options.windows)
         self.pace = Pace(options.associations, options.slow_factor, options.longest_pause_s)
+        self._fetcher = Fetcher(database, spool, pseudonym_key, source, options, self.pace, self._stop)
         self._parts: dict[str, Part] = {}  # by keyed hash
         self._told_at = 0.0
 
     def stop(self) -> None:
         """Fetch no more; series that are being fetched are left where they are, and fetched on the next time."""
         self._stop.set()
+        self._fetcher.leave()
 
     def run(self) -> BackfillState:
         """Work until the order is done or `stop` is called.
@@ -90,17 +92,15 @@ class Backfill:
                 order = keyed(self._key, "order", self._source.key)
                 run = backfill.open_run(connection, order, self._source.name, self._source.said)
             log.info("backfill %d: %s, %s", run.id, "begins" if run.is_new else "goes on", self._source.said)
-            fetcher = Fetcher(self._database, self._spool, self._key, self._source, self._options, self.pace)
             with ThreadPoolExecutor(self._options.associations, thread_name_prefix="fetch") as pool:
                 try:
-                    state = self._work(run.id, fetcher, pool)
+                    state = self._work(run.id, pool)
                 finally:
-                    self._stop.set()
-                    fetcher.stop()
+                    self.stop()
             self._say(run.id, "" if state is BackfillState.DONE else progress.STOPPED)
         return state
 
-    def _work(self, run_id: int, fetcher: Fetcher, pool: ThreadPoolExecutor) -> BackfillState:
+    def _work(self, run_id: int, pool: ThreadPoolExecutor) -> BackfillState:
         active: set[Future[None]] = set()
         pause_s = self._options.poll_s
         while not self._stop.is_set():
@@ -108,12 +108,12 @@ class Backfill:
                 active = _still_active(active)
                 why = self._why_wait(run_id)
                 if why:
-                    fetcher.hold(why.startswith("paused"))
+                    self._fetcher.hold(why.startswith("paused"))
                     self._stop.wait(self._options.poll_s)
                     continue
-                fetcher.hold(False)
+                self._fetcher.hold(False)
                 if len(active) < self.pace.allowed and (claimed := self._claim(run_id)) is not None:
-                    active.add(pool.submit(fetcher.fetch, claimed, self._parts.get(claimed.part)))
+                    active.add(pool.submit(self._fetcher.fetch, claimed, self._parts.get(claimed.part)))
                 elif not self._search_next(run_id) and self._rest(run_id, active):
                     self._say(run_id, "", BackfillState.DONE)
                     return BackfillState.DONE
