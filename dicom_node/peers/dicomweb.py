@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import httpx
 
+from dicom_node.peers import web_words
 from engine.errors import DeploymentError, PeerAway, PeerError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class DicomWeb:
         headers = {}
         try:
             if server.token_file:
-                headers["Authorization"] = f"Bearer {Path(server.token_file).read_text(encoding='ascii').strip()}"
+                headers["Authorization"] = f"Bearer {_token(server)}"
             self._client = httpx.Client(
                 base_url=server.url.rstrip("/") + "/",
                 headers=headers,
@@ -175,9 +176,9 @@ class DicomWeb:
         try:
             answer = self._client.request("POST", "studies", content=body, headers=headers)
         except httpx.HTTPError as bad:
-            raise PeerAway(f"'{self._server.name}' can't be reached ({type(bad).__name__})") from None
+            raise PeerAway(_failed(bad, self._server)) from None
         if answer.status_code in NOT_NOW:
-            raise PeerAway(f"'{self._server.name}' takes nothing now (HTTP {answer.status_code})")
+            raise PeerAway(f"'{self._server.name}' takes nothing now ({web_words.status(answer.status_code)})")
         return _stored(answer, self._server.name)
 
     def _json(self, path: str, query: Sequence[tuple[str, str]]) -> list["Dataset"]:
@@ -199,14 +200,23 @@ class DicomWeb:
         try:
             with self._client.stream(method, path, extensions={"trace": self._trace}, **more) as answer:
                 if answer.status_code in NOT_NOW:
-                    raise PeerAway(f"'{self._server.name}' answers nothing now (HTTP {answer.status_code})")
+                    raise PeerAway(
+                        f"'{self._server.name}' answers nothing now ({web_words.status(answer.status_code)})"
+                    )
                 if answer.status_code not in (200, 204, 206):
-                    raise PeerError(f"'{self._server.name}' answered HTTP {answer.status_code}")
+                    raise PeerError(f"'{self._server.name}' answered {web_words.status(answer.status_code)}")
                 yield answer
         except (httpx.ConnectError, httpx.ConnectTimeout) as bad:
-            raise PeerAway(f"'{self._server.name}' can't be reached ({type(bad).__name__})") from None
+            raise PeerAway(_failed(bad, self._server)) from None
         except httpx.HTTPError as bad:
-            raise PeerError(f"'{self._server.name}' was lost on the way ({type(bad).__name__})") from None
+            raise PeerError(_failed(bad, self._server)) from None
+
+
+def _failed(bad: httpx.HTTPError, server: Server) -> str:
+    """What became of a request, for people; httpx's own words may quote what the server sent."""
+    if isinstance(bad, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return f"'{server.name}' can't be reached: {web_words.why(bad, server.connect_timeout_s)}"
+    return f"'{server.name}' was lost on the way: {web_words.why(bad, server.answer_timeout_s)}"
 
 
 def certificates(server: Server) -> ssl.SSLContext:
@@ -219,6 +229,13 @@ def certificates(server: Server) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=server.ca_file or None)
     except (OSError, ValueError) as bad:
         raise DeploymentError(f"ca_file of '{server.name}' can't be read ({type(bad).__name__})") from None
+
+
+def _token(server: Server) -> str:
+    words = Path(server.token_file).read_text(encoding="ascii").split()
+    if len(words) != 1:
+        raise DeploymentError(f"token_file of '{server.name}' must hold a token and nothing else")
+    return words[0]
 
 
 def _without_bulk(item: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +288,7 @@ def _body(part: bytes, name: str) -> bytes:
 
 def _stored(answer: httpx.Response, name: str) -> tuple[bool, str]:
     """What an answer to STOW-RS means (PS3.18 10.5.3): 200 all, 202 with warnings or failures, 409 none."""
-    told = f"HTTP {answer.status_code}"
+    told = web_words.status(answer.status_code)
     failed: list[int] = []
     try:
         body = answer.json()

@@ -33,21 +33,35 @@ class Line:
         try:
             with socket.create_connection((self.host, self.port), self.timeout_s) as plain:
                 return None if self.tls is None else self._trouble_with_tls(plain, self.tls)
-        except socket.gaierror:
-            told = "its host name is not known here"
-        except TimeoutError:
-            told = f"nothing answers within {self.timeout_s:g} s"
         except OSError as bad:
-            refused = bad.errno == errno.ECONNREFUSED
-            told = "nobody listens there" if refused else bad.strerror or type(bad).__name__
-        return Trouble.NO_CONNECTION, told
+            return trouble_of(bad, self.timeout_s)
 
     def _trouble_with_tls(self, plain: socket.socket, tls: ssl.SSLContext) -> tuple[Trouble, str] | None:
         try:
             tls.wrap_socket(plain, server_hostname=self.host).close()
-        except ssl.SSLCertVerificationError as bad:
-            return Trouble.NOT_TRUSTED, f"its certificate is not taken ({bad.verify_message})"
+        except ssl.SSLError as bad:
+            return trouble_of(bad, self.timeout_s)
         except OSError as bad:
-            why = getattr(bad, "reason", None) or bad.strerror or type(bad).__name__
-            return Trouble.NO_TLS, f"there, but TLS fails ({why})"
+            return Trouble.NO_TLS, f"there, but TLS fails ({bad.strerror or type(bad).__name__})"
         return None
+
+
+def trouble_of(bad: OSError, timeout_s: float) -> tuple[Trouble, str]:
+    """What does not work of a line on which this error came, and that in our words.
+
+    Args:
+        timeout_s: how long was waited.
+    """
+    if isinstance(bad, ssl.SSLCertVerificationError):
+        return Trouble.NOT_TRUSTED, f"its certificate is not taken ({bad.verify_message})"
+    if isinstance(bad, ssl.SSLError):
+        return Trouble.NO_TLS, f"there, but TLS fails ({bad.reason or type(bad).__name__})"
+    if isinstance(bad, socket.gaierror):
+        told = "its host name is not known here"
+    elif isinstance(bad, TimeoutError):
+        told = f"nothing answers within {timeout_s:g} s"
+    elif bad.errno == errno.ECONNREFUSED:
+        told = "nobody listens there"
+    else:
+        told = bad.strerror or type(bad).__name__
+    return Trouble.NO_CONNECTION, told

@@ -31,6 +31,7 @@ REAP_EVERY_S = 30.0  # our choice: how often objects are looked for whose sender
 ASK_EVERY_S = 10.0  # our choice: how often it is looked what to ask commitment for
 MOST_ASKED = 200  # objects of one request for commitment; our choice
 LONGEST_PAUSE_S = 30.0  # our choice: between attempts to reach a database that is out of order
+WITHOUT_REMARK = frozenset({"status 0x0000", "HTTP 200"})  # stored, and nothing to be said of it
 STALL_MARGIN_S = 60.0  # our choice: beyond all timeouts together; nothing that is alive takes so long
 
 
@@ -219,7 +220,7 @@ class _Line:
             else:  # longer than what waits behind it, so that one object never bars the way
                 outbox.postpone(connection, [item], 2 * options.retry_after_s * 2 ** min(self._failures, 8))
                 state = "put off"
-        level = logging.INFO if answer.detail == "status 0x0000" else logging.WARNING
+        level = logging.INFO if answer.detail in WITHOUT_REMARK else logging.WARNING
         name = self.destination.name
         log.log(level, "%s %s to '%s': %s; %s", item.kind, item.sop_instance_uid, name, answer.detail, state)
 

@@ -1,5 +1,6 @@
 """What was sent counts as kept when the peer says so: asked of Orthanc, and of a node like ourselves."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -126,13 +127,16 @@ def test_an_object_that_a_peer_loses_again_and_again_becomes_a_dead_letter(repor
     assert reports.states("pacs") == ["dead"]
 
 
-def test_orthanc_takes_what_is_sent_by_dicomweb(reports: Reports, orthanc: Orthanc):
+def test_orthanc_takes_what_is_sent_by_dicomweb(reports: Reports, orthanc: Orthanc, caplog: pytest.LogCaptureFixture):
     reports.add("pacs")
     options = replace(QUICK, destinations=(Destination("pacs", url=orthanc.url),))
     echo(options.destinations[0], options)
     assert Sender(reports.database, options).run(until_idle=True) == 2
     assert reports.states("pacs") == ["sent"] * 2
     assert stored_in(orthanc) == 2
+    assert [
+        line for line in caplog.records if line.levelno >= logging.WARNING and line.name.startswith("dicom_node")
+    ] == []
 
 
 def test_a_dicomweb_server_that_refuses_an_object_is_told_from_one_that_is_away(reports: Reports, orthanc: Orthanc):
