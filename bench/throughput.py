@@ -12,27 +12,24 @@ import argparse
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from bench import peers_way
-from bench.floor import BYTES, Rates, best, layers, measured_rates, network_floor
+from bench.floor import measured_rates
+from bench.program_floor import alone_s, least, on_h200
 from bench.report import keep, show
 from bench.stages import phantom_series
 from bench.watch import Watch
 from engine.batch import analyse_many
-from engine.programs.vertebral import VertebralCase, VertebralOptions, VertebralProgram
+from engine.programs.vertebral import VertebralOptions, VertebralProgram
 from engine.records import Quantity, SeriesFailure, SeriesRef
 from engine.runtime.backends import RuntimeOptions, backend_statuses
-from engine.runtime.manifest import ModelPackage, find_package
-from engine.runtime.session import Session
+from engine.runtime.manifest import find_package
 from engine.volume import Analysis, Segmentation
 
-H200_OPERATIONS, H200_MEMORY = 790e12, 4.3e12  # dense 16 bit, and bytes a second: measured elsewhere, not here
-PCIE = 50e9  # bytes a second to a card, likewise
 IN_FLIGHT = 4
 UNIT = IN_FLIGHT  # series of the archive at its single size: as many as are under way at once, so that growth is growth
 
@@ -126,103 +123,6 @@ def beside_peers(
             "worst_dice": worst, "largest_difference_mg_cm3": apart}  # fmt: skip
 
 
-def least(
-    program: VertebralProgram, series: list[SeriesRef], rates: Mapping[str, Rates]
-) -> tuple[dict[str, float], float]:
-    """Wall seconds a series that each stage takes at least with all processors on it.
-
-    The answers tell how many tiles, crops and pictures there were.
-
-    Args:
-        rates: of this machine with all its processors, by precision.
-
-    Returns:
-        the floor of each stage; and what the library takes for the networks' passes alone, which is no floor, but says
-        how much of the gap is the library's.
-    """
-    floors: dict[str, list[float]] = defaultdict(list)
-    alone = []
-    for one in series:
-        case = passed(program, one)
-        volume, memory = case.volume.hounsfield.nbytes, rates["f32"].memory_bytes_per_s
-        file_bytes = sum(os.path.getsize(instance.path) for instance in one.instances)  # noqa: PTH202
-        tiles, crops = len(case.tissues.looked), len(program._crops(case, program._density.manifest))
-        told = {m.finding_site for m in case.densities}
-        pictures = len({m.finding_site for m in case.scores})
-        floors["load"].append((2 * volume + file_bytes) / memory)
-        floors["disk"].append(file_bytes / rates["f32"].disk_bytes_per_s)
-        spine, spine_s = one_input(program._spine, rates)
-        floors["segment"].append(tiles * (spine_s + tile_bytes(spine) / memory))
-        classes = len(told) * one_input(program._class, rates)[1] if program._class else 0.0
-        floors["predict"].append(crops * one_input(program._density, rates)[1] + classes)
-        floors["from_side"].append(sum(pictures * one_input(s, rates)[1] for s in program._from_side.values()))
-        floors["anatomy"].append(3 * volume / 2 / memory)  # bodies and cores written, read once
-        floors["measure"].append(volume / memory)
-        floors["tiles"].append(tiles)
-        asked = [(program._spine, tiles), (program._density, crops)]
-        asked += [(program._class, len(told))] if program._class else []
-        asked += [(session, pictures) for session in program._from_side.values()]
-        alone.append(sum(passes_s(session, count) for session, count in asked))
-    return {name: float(np.mean(values)) for name, values in floors.items()}, float(np.mean(alone))
-
-
-def passes_s(session: Session, count: int) -> float:
-    """Seconds of so many inputs through a network, with nothing beside it."""
-    if not count:
-        return 0.0
-    inputs = np.zeros((count, 1, *session.manifest.input_shape), dtype=np.float32)
-    return best(lambda: session.infer(inputs), 4)
-
-
-def one_input(session: Session, rates: Mapping[str, Rates]) -> tuple[ModelPackage, float]:
-    """A session's package, and the seconds that one input takes at least in the precision that it is computed in."""
-    package = find_package(RuntimeOptions().model_folder, session.manifest.task)
-    return package, network_floor(package, session.model.precision, rates[session.model.precision])
-
-
-def tile_bytes(package: Any) -> float:
-    """HU read, input written, logits read and blended, once each, f32."""
-    voxels = float(np.prod(package.manifest.input_shape))
-    return voxels * 4 * (2 + 2 * len(package.manifest.labels))
-
-
-def passed(program: VertebralProgram, series: SeriesRef) -> VertebralCase:
-    """A series behind the last stage."""
-    case = program.begin(series)
-    for stage in program.stages:
-        (failure,) = stage.run([case])
-        if failure is not None:
-            raise failure
-    return case
-
-
-def alone_s(program: VertebralProgram, series: list[SeriesRef]) -> dict[str, float]:
-    """Processor seconds of each stage of a series, with nothing beside it in this process."""
-    spent: dict[str, float] = defaultdict(float)
-    for one in series:
-        case = program.begin(one)
-        for stage in program.stages:
-            began = time.process_time()
-            (failure,) = stage.run([case])
-            spent[stage.name] += (time.process_time() - began) / len(series)
-            if failure is not None:
-                raise failure
-    return dict(spent)
-
-
-def on_h200(tiles: float, slices: float, precision: str = "f16") -> dict[str, float]:
-    """What the floor of one H200 would allow: computed from figures measured elsewhere, never run here."""
-    spine = find_package(RuntimeOptions().model_folder, "spine_segmentation")
-    network = tiles * network_floor(spine, precision, Rates(H200_MEMORY, 1.0, H200_OPERATIONS))
-    logits = tiles * float(np.prod(spine.manifest.input_shape)) * len(spine.manifest.labels) * 4 / PCIE
-    pixels = slices * 512 * 512 * 2 / PCIE
-    slowest = network + logits + pixels
-    return {"network_s": network, "logits_over_pcie_s": logits, "pixels_over_pcie_s": pixels,
-            "series_per_hour_floor": 3600 / slowest, "tiles": tiles,
-            "bytes_per_element": BYTES[precision],
-            "operations": tiles * sum(one.operations for one in layers(spine))}  # fmt: skip
-
-
 def main() -> None:
     """Measure and keep the figures."""
     arguments = argparse.ArgumentParser(description="Series an hour")
@@ -257,36 +157,46 @@ def main() -> None:
             figures["ratio_peer_way"] = figures["peers"]["ratio"]
             if given.at_1_5_mm:
                 figures["peers_at_1_5_mm"] = beside_peers(program, series[:1], 1, 1.5)
-    largest = found[sizes[-1]]
-    busy = {name: floors[name] for name in ("load", "segment", "anatomy", "measure", "predict", "from_side")}
-    floor = max(sum(busy.values()), floors["disk"])
-    card = on_h200(floors["tiles"], float(np.mean([len(one.instances) for one in series])))
-    card["host_cpu_s"] = sum(seconds for name, seconds in alone.items() if name not in ("segment", "predict"))
-    card["cores_for_2000_an_hour"] = 2000 / 3600 * card["host_cpu_s"]
     figures |= {
         "stage_cpu_seconds_alone": alone,
         "growth": {str(times): one for times, one in found.items()},
         "rates": {precision: vars(one) for precision, one in rates.items()},
         "floor_is": f"wall seconds a series with all {threads} processors at their measured peak",
-        "floor_seconds": floors | {"all": floor},
-        "networks_alone_seconds": networks_alone,
-        "networks_alone_share": networks_alone / largest["seconds_per_series"],
-        "seconds_per_series": largest["seconds_per_series"],
-        "stage_seconds": largest["stage_seconds"],
-        "series_per_hour": 3600 / largest["seconds_per_series"],
-        "fraction_of_floor": floor / largest["seconds_per_series"],
-        f"cost_growth_{sizes[-1]}x": largest["seconds_per_series"] / found[1]["seconds_per_series"],
-        f"memory_growth_{sizes[-1]}x": largest["peak_bytes"] / found[1]["peak_bytes"],
-        "h200_computed": card,
+        **summed_up(found, floors, networks_alone),
+        "h200_computed": card_of(floors["tiles"], figures["slices"], alone),
     }
     file = keep("throughput", figures)
-    told(figures, found, floors, sizes)
+    told(figures, found, floors)
     print(f"written: {file}")
 
 
-def told(
-    figures: dict[str, Any], found: dict[int, dict[str, Any]], floors: dict[str, float], sizes: tuple[int, ...]
-) -> None:
+def summed_up(found: dict[int, dict[str, Any]], floors: dict[str, float], networks_alone: float) -> dict[str, Any]:
+    """The largest archive beside the floor and beside the smallest one."""
+    most = max(found)
+    largest, smallest = found[most], found[1]
+    busy = [floors[name] for name in ("load", "segment", "anatomy", "measure", "predict", "from_side")]
+    floor, seconds = max(sum(busy), floors["disk"]), largest["seconds_per_series"]
+    return {
+        "floor_seconds": floors | {"all": floor},
+        "networks_alone_seconds": networks_alone,
+        "networks_alone_share": networks_alone / seconds,
+        "seconds_per_series": seconds,
+        "stage_seconds": largest["stage_seconds"],
+        "series_per_hour": 3600 / seconds,
+        "fraction_of_floor": floor / seconds,
+        f"cost_growth_{most}x": seconds / smallest["seconds_per_series"],
+        f"memory_growth_{most}x": largest["peak_bytes"] / smallest["peak_bytes"],
+    }
+
+
+def card_of(tiles: float, slices: list[int], alone: dict[str, float]) -> dict[str, float]:
+    """One H200 by its floor, and the host's processors that it would need beside it."""
+    card = on_h200(tiles, float(np.mean(slices)))
+    host_cpu_s = sum(seconds for name, seconds in alone.items() if name not in ("segment", "predict"))
+    return card | {"host_cpu_s": host_cpu_s, "cores_for_2000_an_hour": 2000 / 3600 * host_cpu_s}
+
+
+def told(figures: dict[str, Any], found: dict[int, dict[str, Any]], floors: dict[str, float]) -> None:
     """Print what was measured, and where the gap to the floor lies."""
     rows = [
         [f"{times} x", f"{one['seconds_per_series']:.2f}", f"{one['cpu_seconds_per_series']:.2f}",
@@ -294,7 +204,7 @@ def told(
         for times, one in found.items()
     ]  # fmt: skip
     show("As the archive grows", ["archive", "s a series", "CPU s", "processor busy", "peak MiB"], rows)
-    largest = found[sizes[-1]]
+    largest = found[max(found)]
     rows = [
         [name, f"{seconds:.3f}", f"{largest['stage_busy'][name]:.0%}", f"{floors.get(name, 0):.3f}"]
         for name, seconds in largest["stage_seconds"].items()
