@@ -179,4 +179,4 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise AssertionError("the foreign peer did not start")
+    raise AssertionError(f"nobody listens at port {port}")

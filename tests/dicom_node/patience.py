@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(true: Callable[[], Any], patience_s: float = 15.0, alive: Callable[[], bool] = lambda: True) -> None:
+def until(true: Callable[[], Any], patience_s: float = 30.0, alive: Callable[[], bool] = lambda: True) -> None:
     """Wait until it is so; fail when time runs out, or when who should bring it about is not alive any more."""
     end = time.monotonic() + patience_s
     while not true():

@@ -23,6 +23,9 @@ from dicom_node.config import read_config
 from dicom_node.peers.association import at_rest
 from exporters.reference.phantom_series import SeriesTruth
 
+from .foreign import free_port
+from .patience import until
+
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 [receiver]
@@ -45,12 +48,6 @@ ae_title = "PACS"
 host = "127.0.0.1"
 port = {pacs}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
 
 
 class Running:
@@ -95,14 +92,6 @@ class Running:
                 return overview.counts(connection)
         finally:
             database.close()
-
-
-def until(true: Callable[[], Any], patience_s: float = 30.0, alive: Callable[[], bool] = lambda: True) -> None:
-    end = time.monotonic() + patience_s
-    while not true():
-        assert alive(), "the process ended before its time"
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def send(series: SeriesTruth, port: int) -> None:

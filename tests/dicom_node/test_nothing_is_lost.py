@@ -7,137 +7,29 @@ late slice arrives. The tests below look at what is left: the spool, the databas
 
 import hashlib
 import random
-import signal
-import socket
-import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
-    CTImageStorage,
-    ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
-    generate_uid,
 )
 from pynetdicom import AE, evt
 
 from exporters.reference.phantom_series import SeriesTruth
 
+from .foreign import free_port
+from .killed_node import ENDED, LEASED, ON_THE_WAY, RESULTS, UNSENT, Node, Pacs, wait_for
+from .modality import STUDIES, copies, send_until_acknowledged
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
-
-ROOT = Path(__file__).parent.parent.parent
-STUDIES = 20
-NAME, IDENTIFIER = "ZZMARKED^PATIENT", "ZZMARKEDID"
-CONFIG = """
-[database]
-url = "sqlite:///node.db"
-[spool]
-folder = "spool"
-reserve_mib = 16
-[receiver]
-port = {port}
-[studies]
-quiet_s = 2.0
-[worker]
-poll_s = 0.2
-lease_s = 4.0
-max_attempts = 60
-retry_after_s = 0.2
-[sender]
-poll_s = 0.2
-store_timeout_s = 3.0
-lease_s = 6.0
-retry_after_s = 0.2
-[[sender.destinations]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs}
-"""
-
-
-@dataclass
-class Pacs:
-    """What the PACS received: SOP Instance UID -> (kind, referenced series), and how often."""
-
-    objects: dict[str, tuple[str, str]] = field(default_factory=dict)
-    times: Counter[str] = field(default_factory=Counter)
-    former: dict[str, str] = field(default_factory=dict)  # the document that a document says it replaces
-
-    def keep(self, event: Any) -> int:
-        received = event.dataset
-        if "PredecessorDocumentsSequence" in received:
-            (former,) = received.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
-            self.former[str(received.SOPInstanceUID)] = str(former.ReferencedSOPInstanceUID)
-        kind = {Comprehensive3DSRStorage: "sr", SegmentationStorage: "seg", SecondaryCaptureImageStorage: "picture"}
-        uid = str(received.SOPInstanceUID)
-        self.objects[uid] = (kind[received.SOPClassUID], str(received.StudyInstanceUID))
-        self.times[uid] += 1
-        return 0x0000
-
-
-class Node:
-    """The three processes, each of which can be killed and comes back."""
-
-    def __init__(self, folder: Path, port: int, pacs_port: int) -> None:
-        self.folder, self.port = folder, port
-        (folder / "node.toml").write_text(CONFIG.format(port=port, pacs=pacs_port))
-        self.logs = {verb: (folder / f"{verb}.log").open("ab") for verb in ("receive", "work", "send")}
-        self.processes = {verb: self._start(verb) for verb in self.logs}
-        self.kills: Counter[str] = Counter()
-
-    def _start(self, verb: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "dicom_node", "--config", str(self.folder / "node.toml"), verb]
-        log = self.logs[verb]
-        return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def kill(self, verb: str, stage: str) -> None:
-        self.processes[verb].send_signal(signal.SIGKILL)
-        self.processes[verb].wait()
-        self.kills[f"{verb}: {stage}"] += 1
-        self.processes[verb] = self._start(verb)
-
-    def revive(self) -> None:
-        for verb, process in self.processes.items():
-            if process.poll() is not None:
-                self.processes[verb] = self._start(verb)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for log in self.logs.values():
-            log.close()
-
-    def ask(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of the node's database, read from outside; none while there is no table yet."""
-        with suppress(sqlite3.OperationalError):
-            uri = f"file:{self.folder / 'node.db'}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, timeout=20)) as database:
-                return database.execute(query).fetchall()
-        return []
-
-    def count(self, query: str) -> int:
-        rows = self.ask(query)
-        return int(rows[0][0]) if rows else 0
 
 
 @dataclass
@@ -150,80 +42,6 @@ class Aftermath:
     late_study: str
     results_before: list[tuple[Any, ...]]  # of the late study, before its late slice
     sr_before: set[str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def copies(truth: SeriesTruth) -> list[list[Dataset]]:
-    """The same scan, from the sacrum to L2, as twenty patients' studies."""
-    slices = [dcmread(path) for path in truth.paths[:48]]
-    studies = []
-    for n in range(STUDIES):
-        study, series, frame = generate_uid(), generate_uid(), generate_uid()
-        copied = []
-        for one in slices:
-            copy = Dataset()
-            copy.update(one)
-            copy.StudyInstanceUID, copy.SeriesInstanceUID, copy.FrameOfReferenceUID = study, series, frame
-            copy.SOPInstanceUID = generate_uid()
-            copy.PatientName, copy.PatientID = NAME, f"{IDENTIFIER}{n}"
-            copy.file_meta = one.file_meta
-            copied.append(copy)
-        studies.append(copied)
-    return studies
-
-
-def send_until_acknowledged(port: int, images: list[Dataset], acknowledged: dict[str, str], until: float) -> None:
-    """What a patient sender does: what was not acknowledged is sent again."""
-    waiting = list(images)
-    while waiting and time.monotonic() < until:
-        if not listens(port):
-            time.sleep(0.1)
-            continue
-        ae = AE(ae_title="MODALITY")
-        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 5
-        peer = ae.associate("127.0.0.1", port, ae_title="TRABECULA", max_pdu=131072)
-        while peer.is_established and waiting:
-            with suppress(RuntimeError, ValueError):
-                answer = peer.send_c_store(waiting[0])
-                if answer.get("Status") == 0x0000:
-                    stored = waiting.pop(0)
-                    acknowledged[str(stored.SOPInstanceUID)] = hashlib.sha256(stored.PixelData).hexdigest()
-                    continue
-            break
-        if peer.is_established:
-            peer.release()
-        elif waiting:
-            time.sleep(0.2)
-
-
-def listens(port: int) -> bool:
-    """Somebody is behind the door just now."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(condition: Callable[[], bool], node: Node, timeout_s: float) -> None:
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-        if condition():
-            return
-        node.revive()
-        time.sleep(0.1)
-    raise AssertionError(f"not reached in {timeout_s} s; kills so far: {dict(node.kills)}")
-
-
-ENDED = "SELECT COUNT(*) FROM screening WHERE state IN ('done', 'set_aside')"
-LEASED = "SELECT COUNT(*) FROM job WHERE state = 'leased'"
-RESULTS = "SELECT COUNT(*) FROM result"
-ON_THE_WAY = "SELECT COUNT(*) FROM outbox WHERE state = 'leased'"
-SENT = "SELECT COUNT(*) FROM outbox WHERE state = 'sent'"
-UNSENT = "SELECT COUNT(*) FROM outbox WHERE state IN ('ready', 'leased')"
 
 
 def kill_at_every_stage(node: Node, acknowledged: dict[str, str], total: int) -> None:

@@ -82,7 +82,7 @@ def test_what_a_peer_stored_and_lost_is_sent_again(reports: Reports, orthanc: Or
             Sender(reports.database, asking).run(until_idle=True)
             return reports.states("pacs") == ["committed"] * 2
 
-        until(committed, patience_s=30)
+        until(committed)
     assert stored_in(orthanc) == 2
 
 
