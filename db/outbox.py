@@ -229,16 +229,20 @@ def to_commit(
     rows = connection.execute(
         sa.update(outbox)
         .where(outbox.c.id.in_(connection.execute(due).scalars().all()))
-        .values(transaction_uid=transaction_uid, ask_at=utc_now(ask_again_s))
+        .values(transaction_uid=transaction_uid, ask_at=utc_now(ask_again_s), detail="")
         .returning(outbox.c.sop_class_uid, outbox.c.sop_instance_uid)
     )
     return tuple(SentObject(*row) for row in rows)
 
 
-def ask_later(connection: sa.Connection, transaction_uid: str, delay_s: float) -> None:
-    """A request for commitment did not reach its peer."""
-    mine = outbox.c.transaction_uid == transaction_uid
-    connection.execute(sa.update(outbox).where(mine).values(ask_at=utc_now(delay_s)))
+def ask_later(connection: sa.Connection, transaction_uid: str, delay_s: float, message: str) -> None:
+    """A request for commitment did not reach its peer.
+
+    Args:
+        message: why, in our words.
+    """
+    mine = (outbox.c.transaction_uid == transaction_uid) & (outbox.c.state == ObjectState.SENT)
+    connection.execute(sa.update(outbox).where(mine).values(ask_at=utc_now(delay_s), detail=message))
 
 
 def committed(connection: sa.Connection, transaction_uid: str, sop_instance_uids: Sequence[str]) -> int:

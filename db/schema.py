@@ -9,7 +9,7 @@ The tables: what is remembered, in the words of the house.
     job                               work to do, with a lease and a fencing token
     result < vertebra, quality_flag   what an analysis said; result_model, model: by which weights; policy, run: by
       < extra_measurement             which rule, in which process; quantities without a column of their own
-    outbox                            report objects that wait for a peer
+    outbox, destination               report objects that wait for a peer; how one gets on with it
     backfill < backfill_part          an order to fetch from an archive, and the days, folders or lines it consists of
     backfill_series                   each series that was found by it, and how far it is
     population, densitometry          what population studies ask, derived; examinations done elsewhere
@@ -29,6 +29,7 @@ from db.tables.backfill import backfill, backfill_part, backfill_series
 from db.tables.base import metadata, row_id
 from db.tables.outcomes import (
     calibration,
+    destination,
     extra_measurement,
     model,
     numbering,
@@ -81,6 +82,7 @@ __all__ = [
     "backfill_series",
     "calibration",
     "densitometry",
+    "destination",
     "event",
     "extra_measurement",
     "header",

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
-from db import outbox, overview, progress, queue
+from db import outbox, overview, progress, queue, waiting
 from db.connection import Database
 from dicom_node import backfill_commands, console, doctor, folder, node, process
 from dicom_node.config import NodeConfig
@@ -196,8 +196,8 @@ def status(
     _, options = configured(context, config)
     with remembered(options) as database:
         if as_json:
-            counts, spool, backfills = _status(database, options)
-            told = {"spool": spool, "backfills": [asdict(line) for line in backfills]}
+            counts, spool, backfills, waits = _status(database, options)
+            told = {"spool": spool, "backfills": list(map(asdict, backfills)), "waiting": list(map(asdict, waits))}
             typer.echo(json.dumps(asdict(counts) | told, indent=2))
         elif watch:
             with (
@@ -319,15 +319,17 @@ def _say(line: str) -> None:
 
 def _status(
     database: Database, config: NodeConfig
-) -> tuple[overview.Counts, dict[str, int | None], tuple[progress.BackfillLine, ...]]:
+) -> tuple[overview.Counts, dict[str, int | None], tuple[progress.BackfillLine, ...], tuple[waiting.Waiting, ...]]:
+    configured = {each.name: each.commitment for each in config.sender.destinations}
     with database.read() as connection:
         counts, backfills = overview.counts(connection), progress.backfills(connection, with_done=False)
+        waits = waiting.waiting(connection, configured)
     try:
         disk = os.statvfs(config.spool.folder)
         free: int | None = disk.f_bavail * disk.f_frsize
     except OSError:
         free = None
-    return counts, {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB}, backfills
+    return counts, {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB}, backfills, waits
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from db.overview import Counts, ResultLine, SeriesExplained, StudyExplained
 from db.progress import BackfillLine
+from db.waiting import Waiting, Why
 from dicom_node.backfill.estimate import Estimate
 from dicom_node.doctor import Check, State
 
@@ -27,20 +28,25 @@ def checks_table(checks: Iterable[Check]) -> Table:
 
 
 def status_tables(
-    counts: Counts, spool: Mapping[str, int | None], backfills: Sequence[BackfillLine] = ()
+    counts: Counts,
+    spool: Mapping[str, int | None],
+    backfills: Sequence[BackfillLine] = (),
+    reports: Sequence[Waiting] = (),
 ) -> RenderableType:
-    """How many there are of everything, what waits, and what the disk has left."""
+    """How many there are of everything, what waits and why, and what the disk has left."""
     rows = [
         ("studies", counts.studies),
         ("series", counts.series),
         ("  set aside", counts.set_aside),
         ("jobs", counts.jobs),
-        *((f"reports to {name}", states) for name, states in counts.destinations.items()),
-        ("refused instances", counts.refusals),
     ]
     table = _table("", "how many, by state or reason")
     for name, states in rows:
-        table.add_row(name, ", ".join(f"{count} {state}" for state, count in states.items()) or "-")
+        table.add_row(name, _counted(states) or "-")
+    for name, states in counts.destinations.items():
+        why = [waiting_words(line) for line in reports if line.destination == name]
+        table.add_row(f"reports to {name}", Text("\n".join([_counted(states), *why])))
+    table.add_row("refused instances", _counted(counts.refusals) or "-")
     table.add_row("instances", f"{counts.instances}, {_mib(counts.instance_bytes)}")
     table.add_row("oldest job waits", _duration(counts.oldest_job_s))
     table.add_row("oldest report waits", _duration(counts.oldest_object_s))
@@ -48,6 +54,29 @@ def status_tables(
     for line in backfills:
         table.add_row(f"backfill {line.id}", f"{line.archive}, {line.said}\n{backfill_words(line)}")
     return table
+
+
+def waiting_words(line: Waiting) -> str:
+    """Why some reports to a destination wait, in one line.
+
+    >>> waiting_words(Waiting("pacs", Why.LEFT_ALONE, 3, "'pacs' can't be reached: nobody listens there", 200.0, 40.0))
+    "  3 wait: 'pacs' can't be reached: nobody listens there; for 3 min 20 s; next attempt in 40 s"
+    >>> waiting_words(Waiting("pacs", Why.DEAD, 3, "status 0xa900", 200.0, None))
+    '  3 dead: status 0xa900; mend that, then `trabecula retry --destination pacs`'
+    """
+    lasting = f"for {_duration(line.since_s)}"
+    soon = f"in {_duration(line.next_s)}" if line.next_s else "now"
+    detail = line.detail or "no answer was written down"
+    told = {
+        Why.NOT_CONFIGURED: "wait: the configuration has no destination of this name",
+        Why.NOBODY_SENDS: f"wait: no process sends them{f'; the last one said: {detail}' if line.detail else ''}",
+        Why.LEFT_ALONE: f"wait: {detail}; {lasting}; next attempt {soon}",
+        Why.REFUSED: f"refused: {detail}" + (f"; next attempt {soon}" if line.next_s is not None else ""),
+        Why.IN_TURN: f"in turn, {lasting} at most",
+        Why.NOT_COMMITTED: f"sent and not committed to: {detail}" + (f"; asked {soon}" if line.next_s else ""),
+        Why.DEAD: f"dead: {detail}; mend that, then `trabecula retry --destination {line.destination}`",
+    }
+    return f"  {line.objects} {told[line.why]}"
 
 
 def backfill_words(line: BackfillLine) -> str:

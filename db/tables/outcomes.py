@@ -208,3 +208,14 @@ sa.Index("ix_outbox_ready", outbox.c.destination, outbox.c.id, **where(outbox.c.
 sa.Index("ix_outbox_leased", outbox.c.lease_until, **where(outbox.c.state == word(ObjectState.LEASED)))
 sa.Index("ix_outbox_transaction_uid", outbox.c.transaction_uid)
 sa.Index("ix_outbox_result_id", outbox.c.result_id)
+
+destination = sa.Table(  # how those who send get on with each peer that reports go to
+    "destination",
+    metadata,
+    sa.Column("name", SafeText(64), primary_key=True),
+    sa.Column("detail", SafeText(400), nullable=False),  # why it is left alone; empty: it takes what is sent
+    sa.Column("since", UtcTime),  # when that began
+    sa.Column("next_at", UtcTime),  # when it is tried again
+    sa.Column("seen_at", UtcTime, nullable=False),  # the last sign of life of a process that sends to it
+    sqlite_with_rowid=False,
+)

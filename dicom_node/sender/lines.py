@@ -15,15 +15,16 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
-from db import outbox
+from db import outbox, waiting
 from db.connection import Database
 from db.outbox import ClaimedObject
 from dicom_node.peers import commitment
 from dicom_node.sender.answers import Answer, Outcome
 from dicom_node.sender.options import Destination, SenderOptions
 from dicom_node.sender.store import peer_of, store
-from engine.errors import DatabaseUnavailable, PeerError, StorageFull
+from engine.errors import DatabaseUnavailable, PeerAway, PeerError, StorageFull
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Sender:
     def __init__(self, database: Database, options: SenderOptions) -> None:
         """Hold what is needed; nothing is sent yet."""
         self._stop = threading.Event()
+        self._database = database
+        self._told_at = time.monotonic()
         owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._lines = [_Line(database, each, options, owner, self._stop) for each in options.destinations]
         self._stall_s = STALL_MARGIN_S + sum(
@@ -67,17 +70,28 @@ class Sender:
             threading.Thread(target=line.serve, args=(until_idle,), name=f"to {line.destination.name}", daemon=True)
             for line in self._lines
         ]
+        self._tell(waiting.begin)
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             self._watch()
+            if time.monotonic() - self._told_at >= waiting.SIGN_EVERY_S:
+                self._tell(waiting.give_sign)
             time.sleep(0.05 if until_idle else 0.2)
         while not threads and not until_idle and not self._stop.wait(1.0):
             pass  # nobody to send to: as idle as any other process
+        self._tell(waiting.end)
         for line in self._lines:
             if line.failed is not None:
                 raise line.failed
         return sum(line.stored for line in self._lines)
+
+    def _tell(self, sign: waiting.Sign) -> None:
+        """Say in the database that these destinations are served, or no more: for `status`, so it may fail."""
+        self._told_at = time.monotonic()
+        if self._lines:
+            with suppress(DatabaseUnavailable, StorageFull), self._database.begin() as connection:
+                sign(connection, [line.destination.name for line in self._lines])
 
     def _watch(self) -> None:
         """One line that fails ends all; one that hangs ends the process, as no thread can be stopped from outside."""
@@ -107,6 +121,7 @@ class _Line:
         self._failures = 0  # in a row, of the destination itself
         self._delay_s = 0.0
         self._refused = set[int]()  # objects, one after the other
+        self._trouble: PeerError | None = None  # why it was left alone, as the database says too
         self._reaped_at = -REAP_EVERY_S
         self._asked_at = -ASK_EVERY_S
         self._told = commitment.report_taker(database, options.max_refusals)
@@ -152,24 +167,26 @@ class _Line:
         """Send a batch and write down each answer at once; what got none goes back into the outbox."""
         began = time.monotonic()
         self.busy_since = began
-        waiting = {item.outbox_id: item for item in claimed}
-        self._delay_s = 0.0
+        unanswered = {item.outbox_id: item for item in claimed}
+        self._delay_s, is_lost = 0.0, False
         try:
             for answer in store(self.destination, claimed, self._options):
                 self._write_down(answer)
-                del waiting[answer.item.outbox_id]
+                del unanswered[answer.item.outbox_id]
                 self._count(answer)
                 self.busy_since = time.monotonic()
                 if self._stop.is_set() or self.busy_since - began > self._options.lease_s / 2:
                     break
-        except PeerError:
-            self._delay_s = self._back_off()
+        except PeerError as failed:
+            self._delay_s, self._trouble, is_lost = self._back_off(), failed, True
             raise
         finally:
             self.busy_since = None
-            if waiting:
+            if unanswered or is_lost:
                 with self._database.begin() as connection:
-                    outbox.postpone(connection, tuple(waiting.values()), self._delay_s)
+                    outbox.postpone(connection, tuple(unanswered.values()), self._delay_s)
+                    if is_lost:
+                        waiting.leave_alone(connection, self.destination.name, str(self._trouble), self._delay_s)
 
     def _count(self, answer: Answer) -> None:
         """A destination that refuses one object after the other is left alone for a while.
@@ -203,7 +220,8 @@ class _Line:
         except PeerError as failed:
             log.warning("%s", failed)
             with self._database.begin() as connection:
-                outbox.ask_later(connection, transaction_uid, min(options.longest_retry_s, options.ask_again_s))
+                delay_s = min(options.longest_retry_s, options.ask_again_s)
+                outbox.ask_later(connection, transaction_uid, delay_s, str(failed))
             return False
         finally:
             self.busy_since = None
@@ -220,6 +238,10 @@ class _Line:
             else:  # longer than what waits behind it, so that one object never bars the way
                 outbox.postpone(connection, [item], 2 * options.retry_after_s * 2 ** min(self._failures, 8))
                 state = "put off"
+            is_there = answer.outcome is Outcome.REFUSED and isinstance(self._trouble, PeerAway)
+            if self._trouble and (is_there or answer.outcome is Outcome.STORED):
+                waiting.take_up(connection, self.destination.name)
+                self._trouble = None
         level = logging.INFO if answer.detail in WITHOUT_REMARK else logging.WARNING
         name = self.destination.name
         log.log(level, "%s %s to '%s': %s; %s", item.kind, item.sop_instance_uid, name, answer.detail, state)
