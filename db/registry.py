@@ -1,5 +1,5 @@
 """
-What arrived: studies, series, instances; what was turned away; and when a study is complete.
+What arrived: studies, series, instances; and what was turned away.
 
 Registering is idempotent: what is known already changes nothing, so a sender may repeat itself and a spool may be
 read again after a crash. An instance that contradicts what is known is refused, and nothing is overwritten.
@@ -8,30 +8,17 @@ read again after a crash. An instance that contradicts what is known is refused,
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from db.columns import utc_now, word
+from db.columns import utc_now
 from db.connection import Purpose, exclusive, insert_into, rows_where_in
 from db.events import tell
 from db.known import Arrival as Arrival
 from db.known import Known
-from db.live import is_being_fetched
-from db.queue import enqueue
-from db.schema import (
-    Change,
-    StudyState,
-    header,
-    instance,
-    refusal,
-    screening,
-    selection,
-    series,
-    study,
-)
-from db.series import SeriesRow, describe, lock_series, obsolete_jobs, read_series, set_aside, withdraw_results, wording
-from engine.records import Program, Reason, Selection, SeriesRef
+from db.schema import Change, StudyState, header, instance, refusal, screening, series, study
+from db.series import lock_series, obsolete_jobs, withdraw_results, wording
+from engine.records import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +29,6 @@ class Registration:
     is_new: bool
     reason: Reason | None = None  # why it was refused; it is then neither new nor known
     detail: str = ""
-
-
-class DueStudy(NamedTuple):
-    """A study to which nothing was added for a while."""
-
-    study_instance_uid: str
-    revision: int
 
 
 def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -> tuple[Registration, ...]:
@@ -164,89 +144,6 @@ def record_refusal(
     )
 
 
-def studies_due(connection: sa.Connection, quiet_s: float, force_s: float) -> tuple[DueStudy, ...]:
-    """Open studies that got nothing new for `quiet_s`, or that have been open for `force_s`; longest waiting first.
-
-    A study of which a backfill is just fetching a series is not quiet.
-    """
-    quiet = (study.c.last_received_at <= utc_now(-quiet_s)) & ~is_being_fetched(study.c.study_instance_uid)
-    forced = study.c.opened_at <= utc_now(-force_s)
-    rows = connection.execute(
-        sa.select(study.c.study_instance_uid, study.c.revision)
-        .where(study.c.state == word(StudyState.RECEIVING), quiet | forced)
-        .order_by(study.c.last_received_at, study.c.id)
-    )
-    return tuple(DueStudy(row.study_instance_uid, row.revision) for row in rows)
-
-
-def series_of_study(connection: sa.Connection, study_instance_uid: str) -> tuple[SeriesRef, ...]:
-    """All series of a study with all their instances, ordered by Series Instance UID; none if it is unknown."""
-    series_ids = connection.execute(
-        sa.select(series.c.id).join(study).where(study.c.study_instance_uid == study_instance_uid)
-    )
-    found = read_series(connection, series_ids.scalars().all())
-    return tuple(sorted(found.values(), key=lambda ref: ref.series_instance_uid))
-
-
-def close_study(
-    connection: sa.Connection,
-    study_instance_uid: str,
-    revision: int,
-    selections: Sequence[Selection],
-    *programs: Program,
-) -> bool:
-    """Close a study for all programs that run here: jobs for the selected series, a reason for every other.
-
-    A series whose job of the same revision ended before keeps that end: it is not analysed twice. A series that was
-    selected before and now is not (a better one came) is set aside: its result is kept, but is no longer current,
-    and what was not sent of it stays unsent. If it is selected again later, it is analysed again.
-
-    Args:
-        revision: of the study, as `studies_due` gave it.
-        selections: one for each program and series of the study.
-
-    Returns:
-        False, and nothing is changed, if the study is unknown, closed, or got new instances since.
-    """
-    closed = connection.execute(
-        sa.update(study)
-        .where(
-            study.c.study_instance_uid == study_instance_uid,
-            study.c.revision == revision,
-            study.c.state == StudyState.RECEIVING,
-        )
-        .values(state=StudyState.CLOSED, closed_at=utc_now())
-        .returning(study.c.id)
-    ).scalar_one_or_none()
-    if closed is None:
-        return False
-    tell(connection, "study", [study_instance_uid], Change.CLOSED)
-    members = lock_series(connection, series.c.study_id == closed)
-    chosen = {
-        program: {each.series_instance_uid: each for each in selections if each.program is program}
-        for program in programs
-    }
-    uids = {member.series_instance_uid for member in members}
-    if not programs or any(set(named) != uids for named in chosen.values()):
-        raise ValueError("a selection must name every series of the study, and no other")
-    describe(connection, [member.id for member in members])
-    for program, choices in chosen.items():
-        _decide(connection, {member: choices[member.series_instance_uid] for member in members}, program, revision)
-    return True
-
-
-def _decide(
-    connection: sa.Connection, chosen: dict[SeriesRow, Selection], program: Program, study_revision: int
-) -> None:
-    _keep_selections(connection, {member.id: choice for member, choice in chosen.items()}, study_revision)
-    for member, choice in chosen.items():
-        if choice.reason is None:
-            enqueue(connection, member, program)
-        else:
-            obsolete_jobs(connection, [member.id], program)
-            set_aside(connection, member, program, choice.reason, choice.detail, selected=False)
-
-
 def _touch_studies(connection: sa.Connection, new: Sequence[Arrival]) -> dict[str, int]:
     """Make or reopen the studies of new instances; row ids by UID."""
     patients = {arrival.header.study_instance_uid: arrival.header.patient_key for arrival in new}
@@ -325,22 +222,6 @@ def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids
                 "sha256": arrival.sha256,
             }
             for arrival, (row_id, sha256, _) in zip(new, said, strict=True)
-        ],
-    )
-
-
-def _keep_selections(connection: sa.Connection, chosen: dict[int, Selection], revision: int) -> None:
-    connection.execute(
-        sa.insert(selection).values(study_revision=revision, selected_at=utc_now()),
-        [
-            {
-                "series_id": row_id,
-                "program": choice.program,
-                "reason": choice.reason,
-                "detail": choice.detail,
-                "score": choice.score,
-            }
-            for row_id, choice in chosen.items()
         ],
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from db.completeness import OpenSeries, OpenStudy, open_studies
 from db.connection import Database
-from db.registry import close_study, series_of_study
+from db.studies import close_study, series_of_study
 from engine.errors import PeerError, ScreeningError
 from engine.records import Program
 from engine.selection import SelectionOptions, select

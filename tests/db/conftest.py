@@ -16,11 +16,13 @@ import pytest
 import sqlalchemy as sa
 
 from db import schema
+from db.completeness import open_studies
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from db.queue import Claim, claim
-from db.registry import Arrival, Registration, close_study, register_instances, series_of_study, studies_due
+from db.registry import Arrival, Registration, register_instances
 from db.schema import SeriesState
+from db.studies import close_study, series_of_study
 from engine.records import (
     BoneFinding,
     Evaluation,
@@ -182,7 +184,7 @@ class Phantoms:
         """Close a study that is due; every series is selected but the named."""
         uid = f"1.2.{study}"
         with database.begin() as connection:
-            revisions = {due.study_instance_uid: due.revision for due in studies_due(connection, 0.0, 1e6)}
+            revisions = {due.study_instance_uid: due.revision for due in open_studies(connection, 0.0, 1e6)}
             refs = series_of_study(connection, uid)
             selections = [
                 Selection(

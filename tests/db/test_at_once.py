@@ -6,7 +6,8 @@ import time
 
 import sqlalchemy as sa
 
-from db import outbox, queue, registry, results, schema
+from db import outbox, queue, results, schema, studies
+from db.completeness import open_studies
 from db.connection import Database
 from db.schema import JobState, ObjectState, SeriesState
 from engine.errors import DatabaseUnavailable
@@ -37,15 +38,17 @@ class Commotion:
 
     def close(self, rng: random.Random) -> None:
         with self.database.read() as connection:
-            due = registry.studies_due(connection, 0.0, 1e6)
+            due = open_studies(connection, 0.0, 1e6)
         loser = f".{rng.randint(1, 5)}"
         for study in due:
             with self.database.begin() as connection:
-                refs = registry.series_of_study(connection, study.study_instance_uid)
+                refs = studies.series_of_study(connection, study.study_instance_uid)
                 uids = [ref.series_instance_uid for ref in refs]
                 reasons = [Reason.BETTER_SERIES if uid.endswith(loser) else None for uid in uids]
                 choices = [Selection(uid, Program.VERTEBRAL, why) for uid, why in zip(uids, reasons, strict=True)]
-                closed = registry.close_study(connection, *study, choices, Program.VERTEBRAL)
+                closed = studies.close_study(
+                    connection, study.study_instance_uid, study.revision, choices, Program.VERTEBRAL
+                )
             self.closed += closed
 
     def work(self, rng: random.Random) -> None:

@@ -4,9 +4,9 @@ import sqlalchemy as sa
 
 from db import backfill, live, progress, schema
 from db.backfill import Fetched, FoundSeries
+from db.completeness import open_studies
 from db.connection import Database
 from db.queue import AFTER_LIVE
-from db.registry import studies_due
 from db.schema import BackfillState, FetchState, PartState
 from engine.records import Reason
 
@@ -113,16 +113,15 @@ def test_how_an_order_stands_is_told_with_its_rate(database):
     assert line.seconds_left == 3 * 3600 / line.series_per_hour
 
 
-def test_a_study_that_is_being_fetched_is_not_closed_before(database, phantoms):
+def test_an_open_study_tells_that_it_is_being_fetched(database, phantoms):
     run = ordered(database, found(1))
     phantoms.arrive(database, *phantoms.series(1))
     claimed = claim(database, run)
     with database.read() as connection:
-        assert studies_due(connection, 0.0, 1e6) == ()
-        assert studies_due(connection, 0.0, 0.0) != ()  # but not for ever
+        assert [study.is_being_fetched for study in open_studies(connection, 0.0, 1e6)] == [True]
     with database.begin() as connection:
         backfill.series_done(connection, claimed, ALL)
-        assert len(studies_due(connection, 0.0, 1e6)) == 1
+        assert [study.is_being_fetched for study in open_studies(connection, 0.0, 1e6)] == [False]
 
 
 def test_what_comes_by_itself_goes_first(database, phantoms):

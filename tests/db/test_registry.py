@@ -6,19 +6,18 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from db import schema, series
+from db.completeness import open_studies
 from db.overview import events
 from db.queue import claim
 from db.registry import (
-    close_study,
     known_instances,
     known_paths,
     record_refusal,
     register_instances,
-    series_of_study,
-    studies_due,
 )
 from db.results import complete, current_result
 from db.schema import JobState, ObjectState, SeriesState, StudyState
+from db.studies import close_study, series_of_study
 from engine.records import Program, Reason, Selection
 from engine.series import series_of
 
@@ -131,15 +130,20 @@ def test_repeated_refusals_are_counted_not_added(database, phantoms):
     assert phantoms.count(database, schema.refusal, schema.refusal.c.times == 3) == 1
 
 
-def test_a_study_is_due_when_quiet_or_open_too_long(database, phantoms):
+def test_a_study_is_looked_at_when_quiet_or_open_too_long(database, phantoms):
     phantoms.arrive(database, *phantoms.series())
+
+    def found(settle_s: float, force_s: float) -> list[tuple[str, int]]:
+        studies = open_studies(connection, settle_s, force_s)
+        return [(study.study_instance_uid, study.revision) for study in studies]
+
     with database.read() as connection:
-        assert studies_due(connection, quiet_s=60.0, force_s=60.0) == ()
-        assert studies_due(connection, quiet_s=0.0, force_s=60.0) == (("1.2.1", 1),)
-        assert studies_due(connection, quiet_s=60.0, force_s=0.0) == (("1.2.1", 1),)
+        assert found(settle_s=60.0, force_s=60.0) == []
+        assert found(settle_s=0.0, force_s=60.0) == [("1.2.1", 1)]
+        assert found(settle_s=60.0, force_s=0.0) == [("1.2.1", 1)]
     assert phantoms.close(database)
     with database.read() as connection:
-        assert studies_due(connection, quiet_s=0.0, force_s=0.0) == ()
+        assert found(settle_s=0.0, force_s=0.0) == []
 
 
 def test_a_study_that_grew_meanwhile_is_not_closed(database, phantoms):

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import outbox, queue, registry, results, schema
+from db import outbox, queue, registry, results, schema, studies
+from db.completeness import open_studies
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from dicom_node.clearing import Clearer, ClearingOptions
@@ -55,9 +56,9 @@ class Node:
     def close_study(self, number: int, reason: Reason | None = None) -> None:
         uid = f"{ROOT}.{number}.1"
         with self.database.begin() as connection:
-            (due,) = [each for each in registry.studies_due(connection, 0.0, 1e9) if each.study_instance_uid == uid]
+            (due,) = [each for each in open_studies(connection, 0.0, 1e9) if each.study_instance_uid == uid]
             chosen = [Selection(f"{ROOT}.{number}.2", Program.VERTEBRAL, reason)]
-            assert registry.close_study(connection, uid, due.revision, chosen, Program.VERTEBRAL)
+            assert studies.close_study(connection, uid, due.revision, chosen, Program.VERTEBRAL)
 
     def analyse(self, number: int, *destinations: str, failure: Reason | None = None) -> list[ReportObject]:
         with self.database.begin() as connection:

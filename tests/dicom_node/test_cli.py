@@ -13,7 +13,8 @@ import sqlalchemy as sa
 import typer
 from typer.testing import CliRunner, Result
 
-from db import queue, registry, results, schema
+from db import queue, registry, results, schema, studies
+from db.completeness import open_studies
 from db.connection import open_database
 from db.migrate import upgrade
 from dicom_node import cli
@@ -53,9 +54,9 @@ class Node:
                 arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.sha256))
             with database.begin() as connection:
                 registry.register_instances(connection, arrivals)
-                (due,) = registry.studies_due(connection, 0.0, 0.0)
+                (due,) = open_studies(connection, 0.0, 0.0)
                 chosen = [Selection(self.series, Program.VERTEBRAL, None)]
-                registry.close_study(connection, self.study, due.revision, chosen, Program.VERTEBRAL)
+                studies.close_study(connection, self.study, due.revision, chosen, Program.VERTEBRAL)
                 (claim,) = queue.claim(connection, "test", 1, 60.0)
                 failure = SeriesFailure(self.study, self.series, Program.VERTEBRAL, Reason.LEVEL_GAP, "L2 is missing")
                 assert results.complete(connection, claim, failure)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from db.registry import series_of_study
 from db.schema import BackfillState
+from db.studies import series_of_study
 from dicom_node.backfill.estimate import estimate
 from dicom_node.backfill.options import Archive, Retrieve
 from engine.loading.load import LoadingOptions, load

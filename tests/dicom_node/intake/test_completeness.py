@@ -9,6 +9,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from db import backfill
 from db.completeness import OpenSeries, open_studies
 from dicom_node.backfill.counting import series_counter
 from dicom_node.backfill.options import Archive, BackfillOptions
@@ -110,6 +111,18 @@ def test_an_archive_that_is_away_changes_nothing(door, send):
     assert Closer(door.database, OPTIONS, SelectionOptions(), count).close_due() == 0
     at_once = replace(OPTIONS, quiet_s=0.0)
     assert Closer(door.database, at_once, SelectionOptions(), count).close_due() == 1
+
+
+def test_a_study_that_is_being_fetched_waits_for_its_series_but_not_for_ever(door, send):
+    series = send(2)
+    ((study,),) = door.rows("SELECT study_instance_uid FROM study")
+    with door.database.begin() as connection:
+        run = backfill.open_run(connection, "k" * 64, "pacs", "one day")
+        backfill.keep_part(connection, run.id, "one day", 1, [backfill.FoundSeries(study, series, True, expected=3)])
+        assert backfill.claim_series(connection, run.id) is not None
+    at_once = replace(OPTIONS, quiet_s=0.0, settle_s=0.0)
+    assert Closer(door.database, at_once, SelectionOptions()).close_due() == 0
+    assert Closer(door.database, replace(at_once, force_s=0.0), SelectionOptions()).close_due() == 1
 
 
 def test_the_counts_come_by_c_find():

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from db import queue, registry, results, schema
+from db import queue, registry, results, schema, studies
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from engine.records import InstanceHeader, ModelRef, Program, ReportObject, ScreeningResult, Selection
@@ -66,7 +66,7 @@ class Reports:
         with self.database.begin() as connection:
             registry.register_instances(connection, [registry.Arrival(first, str(path), 1, "0" * 64)])
             chosen = Selection(first.series_instance_uid, Program.VERTEBRAL, None)
-            assert registry.close_study(connection, first.study_instance_uid, 1, [chosen], Program.VERTEBRAL)
+            assert studies.close_study(connection, first.study_instance_uid, 1, [chosen], Program.VERTEBRAL)
             (claim,) = queue.claim(connection, "test", 1, 60.0)
             result = ScreeningResult(
                 study_instance_uid=first.study_instance_uid,

@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import overview, registry, schema
+from db import overview, registry, schema, studies
+from db.completeness import open_studies
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from dicom_node.report.options import ReportOptions
@@ -17,7 +18,7 @@ from dicom_node.spool import Spool, SpoolOptions
 from dicom_node.worker import Worker, WorkerOptions
 from engine.loading.headers import read_header
 from engine.programs.stages import Stage, each
-from engine.records import Program, SeriesRef
+from engine.records import Program, Selection, SeriesRef
 from engine.volume import Analysis
 from exporters.reference.phantom_series import SeriesTruth
 
@@ -55,9 +56,9 @@ class Memory:
             arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.sha256))
         with self.database.begin() as connection:
             registry.register_instances(connection, arrivals)
-            (due,) = registry.studies_due(connection, 0.0, 0.0)
-            chosen = [registry.Selection(header.series_instance_uid, Program.VERTEBRAL, None)]
-            assert registry.close_study(connection, due.study_instance_uid, due.revision, chosen, Program.VERTEBRAL)
+            (due,) = open_studies(connection, 0.0, 0.0)
+            chosen = [Selection(header.series_instance_uid, Program.VERTEBRAL, None)]
+            assert studies.close_study(connection, due.study_instance_uid, due.revision, chosen, Program.VERTEBRAL)
         return header.series_instance_uid
 
     def worker(self, analyst: Any, **options: Any) -> Worker:
