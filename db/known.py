@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from db.connection import rows_where_in
 from db.schema import instance, series, study
+from engine.digest import is_same_file
 from engine.records import InstanceHeader
 
 
@@ -18,7 +19,7 @@ class Arrival(NamedTuple):
     header: InstanceHeader
     path: str
     size_bytes: int
-    sha256: str  # hexadecimal, of the file
+    digest: str  # of the file (engine.digest)
 
 
 def size_bytes(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> int:
@@ -36,7 +37,7 @@ class Known:
         """Ask the database about all of them at once."""
         self.patients: dict[str, str] = {}  # study: patient key
         self.studies: dict[str, str] = {}  # series: study
-        self.instances: dict[str, tuple[str, str]] = {}  # instance: series, SHA-256
+        self.instances: dict[str, tuple[str, str]] = {}  # instance: series, digest
         by_study = sa.select(study.c.study_instance_uid, study.c.patient_key)
         for row in rows_where_in(
             connection, by_study, study.c.study_instance_uid, {h.study_instance_uid for h in said}
@@ -46,18 +47,19 @@ class Known:
         uids = {h.series_instance_uid for h in said}
         for row in rows_where_in(connection, by_series, series.c.series_instance_uid, uids):
             self.studies[row.series_instance_uid] = row.study_instance_uid
-        by_instance = sa.select(instance.c.sop_instance_uid, series.c.series_instance_uid, instance.c.sha256).join_from(
+        by_instance = sa.select(instance.c.sop_instance_uid, series.c.series_instance_uid, instance.c.digest).join_from(
             instance, series
         )
         uids = {h.sop_instance_uid for h in said}
         for row in rows_where_in(connection, by_instance, instance.c.sop_instance_uid, uids):
-            self.instances[row.sop_instance_uid] = (row.series_instance_uid, row.sha256)
+            self.instances[row.sop_instance_uid] = (row.series_instance_uid, row.digest)
 
     def conflict(self, arrival: Arrival) -> str:
         """How an arrival contradicts what is known; empty if it doesn't."""
         said = arrival.header
         before = self.instances.get(said.sop_instance_uid)
-        if before == (said.series_instance_uid, arrival.sha256):
+        is_same = before is not None and is_same_file(before[1], arrival.digest, arrival.path)
+        if is_same and before is not None and before[0] == said.series_instance_uid:
             return ""  # the very same bytes: nothing new can be wrong with them
         if self.patients.get(said.study_instance_uid, said.patient_key) != said.patient_key:
             return "its study belongs to another patient"
@@ -74,4 +76,4 @@ class Known:
         said = arrival.header
         self.patients[said.study_instance_uid] = said.patient_key
         self.studies[said.series_instance_uid] = said.study_instance_uid
-        self.instances[said.sop_instance_uid] = (said.series_instance_uid, arrival.sha256)
+        self.instances[said.sop_instance_uid] = (said.series_instance_uid, arrival.digest)

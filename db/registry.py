@@ -18,6 +18,7 @@ from db.known import Arrival as Arrival
 from db.known import Known
 from db.schema import Change, StudyState, header, instance, refusal, screening, series, study
 from db.series import lock_series, obsolete_jobs, withdraw_results, wording
+from engine.digest import is_same_file
 from engine.records import Reason
 
 
@@ -39,7 +40,7 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
     was not sent of them stays unsent. A refusal is written down here; the caller need not record it again.
 
     Args:
-        arrivals: (header, path, size_bytes, sha256) each; plain tuples in this order do as well.
+        arrivals: (header, path, size_bytes, digest) each; plain tuples in this order do as well.
 
     Returns:
         In the order of `arrivals`. Reason INSTANCE_CONFLICT: the study belongs to another patient, the series to
@@ -71,16 +72,20 @@ def register_instances(connection: sa.Connection, arrivals: Sequence[Arrival]) -
 
 def _came_back(connection: sa.Connection, given: Sequence[Arrival]) -> frozenset[str]:
     """Files that had been cleared are here again: the same bytes. Returns those for which their series waits."""
-    query = sa.select(instance.c.id, instance.c.sop_instance_uid, instance.c.sha256, instance.c.series_id).where(
+    query = sa.select(instance.c.id, instance.c.sop_instance_uid, instance.c.digest, instance.c.series_id).where(
         instance.c.cleared_at.is_not(None)
     )
     offered = {
-        arrival.header.sop_instance_uid: arrival.sha256
+        arrival.header.sop_instance_uid: arrival
         for arrival in given
         if Path(arrival.path).exists()  # it may have been cleared since it was offered; now that can't happen
     }
     gone = rows_where_in(connection, query, instance.c.sop_instance_uid, offered)
-    here = [row for row in gone if offered[row.sop_instance_uid] == row.sha256]
+    here = [
+        row
+        for row in gone
+        if is_same_file(row.digest, offered[row.sop_instance_uid].digest, offered[row.sop_instance_uid].path)
+    ]
     if not here:
         return frozenset()
     connection.execute(sa.update(instance).where(instance.c.id.in_([row.id for row in here])).values(cleared_at=None))
@@ -219,7 +224,7 @@ def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids
                 "image_position_patient": arrival.header.image_position_patient,
                 "path": arrival.path,
                 "size_bytes": arrival.size_bytes,
-                "sha256": arrival.sha256,
+                "digest": arrival.digest,
             }
             for arrival, (row_id, sha256, _) in zip(new, said, strict=True)
         ],

@@ -31,6 +31,7 @@ from itertools import count
 from pathlib import Path
 
 from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, settle, sync_folder, takes_unnamed, write_new
+from engine.digest import digest_of
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
 
@@ -68,7 +69,7 @@ class Stored:
     """What became of an instance."""
 
     path: Path  # of what is durable under this UID
-    sha256: str  # of the bytes that were offered
+    digest: str  # of the bytes that were offered (engine.digest)
     size_bytes: int
     arrival: Arrival
 
@@ -145,7 +146,7 @@ class Spool:
         with closing(self.begin()) as aside:
             self.write(aside, [content])
             path, arrival = self.keep(sop_instance_uid, aside)
-        return Stored(path, hashlib.sha256(content).hexdigest(), len(content), arrival)
+        return Stored(path, digest_of(content), len(content), arrival)
 
     def begin(self) -> Aside:
         """A file to write an instance to; closed without having been kept, nothing is left of it.
@@ -223,9 +224,13 @@ class Spool:
 
     def _put_aside(self, aside: Aside, refusal: Refusal) -> None:
         kept = self._conflict if refusal.reason is Reason.INSTANCE_CONFLICT else self._refused
+        kept.add(f"{self.refused_name(aside)}.dcm", aside)
+
+    @staticmethod
+    def refused_name(aside: Aside) -> str:
+        """By what a refused object is known where it has no UID: the SHA-256 of its bytes, in hexadecimal."""
         with aside.open() as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        kept.add(f"{sha256}.dcm", aside)
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _note(self, refusal: Refusal) -> None:
         notes = self.folder / "refusals"

@@ -90,7 +90,7 @@ instance = sa.Table(
     sa.Column("image_position_patient", Numbers(160)),  # mm
     sa.Column("path", sa.Text, nullable=False, unique=True),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),  # engine.digest; of before revision 0011: a SHA-256
     sa.Column("received_at", UtcTime, nullable=False),
     sa.Column("cleared_at", UtcTime),  # its file is gone: its series is finished
 )

@@ -15,7 +15,6 @@ association goes on. Statuses, so that a sender's log tells what was wrong (PS3.
     C1FF  a fault of ours
 """
 
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +30,7 @@ from dicom_node.intake.file_format import file_head
 from dicom_node.intake.inspection import Command, has_native_pixels, inspect_file, judge, read_file
 from dicom_node.intake.registrar import Registrar
 from dicom_node.spool import Arrival, Refusal, Spool
+from engine.digest import Digest
 from engine.errors import StorageFull, UnreadableInstance
 from engine.loading.elements import Elements
 from engine.loading.headers import check_uid
@@ -112,7 +112,7 @@ class Reception:
         self._written = self._digested = 0  # so many of them are in the file, and in the digest, already
         self._unwritten_bytes = 0
         self._aside: Aside | None = None
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
         self._is_whole = True  # nothing was spilled: the pieces are the whole file
         self._early: tuple[Elements, InstanceHeader] | None = None  # what the header says, if it was here early
         self._look_at_bytes = LOOK_EARLY_BYTES
@@ -160,7 +160,7 @@ class Reception:
         metrics.count_instance(self._status, self.size_bytes)
         if self._registered is not None:
             header, path, arrival = self._registered
-            registered = Registered(header, str(path), self.size_bytes, self._digest.hexdigest())
+            registered = Registered(header, str(path), self.size_bytes, self._digest.text())
             self._acceptance.registrar.offer(registered)
             metrics.count_arrival(arrival)
             metrics.time_stages(*self._seconds)
@@ -241,18 +241,17 @@ class Reception:
             aside: Aside | None = self._write()
         except StorageFull:
             aside = None  # its sender keeps it
-        self._spool.turn_away(aside, Refusal(self._subject(), refused.reason, refused.message, self._peer))
+        self._spool.turn_away(aside, Refusal(self._subject(aside), refused.reason, refused.message, self._peer))
         self._acceptance.registrar.look_at_refusals()
         metrics.count_refusal(refused.reason)
         return Answer(STATUSES.get(refused.reason, STATUSES[Reason.HEADER_UNREADABLE]), str(refused))
 
-    def _subject(self) -> str:
-        """What a refusal is about: the instance that the command names, or else these bytes."""
+    def _subject(self, aside: Aside | None) -> str:
+        """What a refusal is about: the instance that the command names, or else these bytes, as they are kept."""
         try:
             return check_uid(self._command.sop_instance_uid)
         except UnreadableInstance:
-            self._add_to_digest()
-            return self._digest.hexdigest()
+            return "" if aside is None else self._spool.refused_name(aside)
 
 
 def printable(peer: str) -> str:

@@ -6,7 +6,6 @@ rows (a database that is down, a process that is killed), they are found again i
 can't become a row for a reason of its own is put aside with that reason, and never tried in a circle.
 """
 
-import hashlib
 import logging
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from db.connection import Database
 from db.registry import Arrival, known_instances, known_paths, record_refusal, register_instances
 from dicom_node.intake.inspection import read_content
 from dicom_node.spool import Spool
+from engine.digest import digest_of
 from engine.errors import ScreeningError, UnreadableInstance
 from engine.records import Reason
 
@@ -250,7 +250,7 @@ class Registrar:
                 record_refusal(connection, bad.reason, bad.message, subject=path.stem)
             self._quarantine(path)
             return None
-        return Arrival(header, str(path), len(content), hashlib.sha256(content).hexdigest())
+        return Arrival(header, str(path), len(content), digest_of(content))
 
     def _quarantine(self, path: Path) -> None:
         if path.exists():

@@ -5,7 +5,6 @@ A file's own preamble and meta information are replaced by ours, so that an inst
 way it comes, and a second copy is a repetition and no conflict.
 """
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import Command, inspect, read_content
 from dicom_node.spool import Arrival as Kind
 from dicom_node.spool import Spool
+from engine.digest import digest_of
 from engine.errors import UnreadableInstance
 from engine.records import Reason
 
@@ -46,7 +46,7 @@ def take(offered: Offered, spool: Spool, pseudonym_key: bytes) -> Arrival:
     stored = spool.store(header.sop_instance_uid, content)
     if stored.arrival is Kind.CONFLICTING:
         raise UnreadableInstance(Reason.INSTANCE_CONFLICT, "the same instance came before with other content")
-    return Arrival(header, str(stored.path), stored.size_bytes, stored.sha256)
+    return Arrival(header, str(stored.path), stored.size_bytes, stored.digest)
 
 
 def spooled(sop_instance_uid: str, spool: Spool, pseudonym_key: bytes) -> Arrival | None:
@@ -57,7 +57,7 @@ def spooled(sop_instance_uid: str, spool: Spool, pseudonym_key: bytes) -> Arriva
         _, header = read_content(content, pseudonym_key)
     except (OSError, UnreadableInstance):
         return None
-    return Arrival(header, str(path), len(content), hashlib.sha256(content).hexdigest())
+    return Arrival(header, str(path), len(content), digest_of(content))
 
 
 def opened(content: bytes) -> Offered:

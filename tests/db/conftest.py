@@ -130,9 +130,9 @@ class Phantoms:
         )
         return replace(plain, **changes)
 
-    def arrival(self, header: InstanceHeader, sha256: str = "") -> Arrival:
+    def arrival(self, header: InstanceHeader, digest: str = "") -> Arrival:
         name = hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()
-        return Arrival(header, f"/spool/{name}.dcm", 525_312, sha256 or name)
+        return Arrival(header, f"/spool/{name}.dcm", 525_312, digest or f"blake3-{name[:44]}")
 
     def series(
         self, study: int = 1, series: int = 1, instances: Iterable[int] = range(1, 4), **changes: Any

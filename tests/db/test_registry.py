@@ -1,7 +1,9 @@
 """Registering is idempotent; what contradicts is refused; what comes late reopens."""
 
+import hashlib
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -10,6 +12,7 @@ from db.completeness import open_studies
 from db.overview import events
 from db.queue import claim
 from db.registry import (
+    Arrival,
     known_instances,
     known_paths,
     record_refusal,
@@ -18,6 +21,7 @@ from db.registry import (
 from db.results import complete, current_result
 from db.schema import JobState, ObjectState, SeriesState, StudyState
 from db.studies import close_study, series_of_study
+from engine.digest import digest_of
 from engine.records import Program, Reason, Selection
 from engine.series import series_of
 
@@ -98,14 +102,46 @@ def test_contradictions_are_refused_and_overwrite_nothing(database, phantoms):
         replace(known, series_instance_uid="1.2.1.7"),  # instance moves
     ]
     told = phantoms.arrive(database, *(phantoms.arrival(header) for header in contradictions))
-    told += phantoms.arrive(database, phantoms.arrival(known, sha256="e" * 64))  # another content
-    told += phantoms.arrive(database, phantoms.arrival(known, sha256="e" * 64))
+    told += phantoms.arrive(database, phantoms.arrival(known, digest="blake3-" + "e" * 44))  # another content
+    told += phantoms.arrive(database, phantoms.arrival(known, digest="blake3-" + "e" * 44))
     assert [(each.is_new, each.reason) for each in told] == [(False, Reason.INSTANCE_CONFLICT)] * 5
     assert phantoms.count(database, schema.instance) == 6
     assert phantoms.count(database, schema.series) == 2
     assert phantoms.count(database, schema.study, schema.study.c.revision == 1) == 2
     assert phantoms.count(database, schema.refusal) == 3
     assert phantoms.count(database, schema.refusal, schema.refusal.c.times == 3) == 1
+
+
+def stored_before(phantoms, paths: list[Path]) -> list[Arrival]:
+    """Files that are registered as revision 0010 did it: with a SHA-256, and no word of it."""
+    made = []
+    for header, path in zip((phantoms.header(instance=n + 1) for n in range(len(paths))), paths, strict=True):
+        path.write_bytes(path.name.encode())
+        made.append(Arrival(header, str(path), 8, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return made
+
+
+def test_what_was_stored_with_a_sha_256_is_known_by_it(database, phantoms, tmp_path):
+    before = stored_before(phantoms, [tmp_path / "same", tmp_path / "other", tmp_path / "gone"])
+    phantoms.arrive(database, *before)
+    (tmp_path / "other").write_bytes(b"another content")
+    (tmp_path / "gone").unlink()
+    told = phantoms.arrive(database, *(each._replace(digest=digest_of(b"any")) for each in before))
+    assert [each.reason for each in told] == [None, Reason.INSTANCE_CONFLICT, None]
+    assert not any(each.is_new for each in told)
+
+
+def test_a_cleared_file_with_a_sha_256_is_here_again_if_it_is_the_same(database, phantoms, tmp_path):
+    before = stored_before(phantoms, [tmp_path / "same", tmp_path / "other"])
+    phantoms.arrive(database, *before)
+    kept = schema.instance.c
+    with database.begin() as connection:
+        connection.execute(sa.update(schema.instance).values(cleared_at=kept.received_at))
+    (tmp_path / "other").write_bytes(b"another content")
+    phantoms.arrive(database, *(each._replace(digest=digest_of(b"any")) for each in before))
+    with database.read() as connection:
+        here = connection.execute(sa.select(kept.path).where(kept.cleared_at.is_(None))).scalars().all()
+    assert here == [str(tmp_path / "same")]
 
 
 def test_a_known_instance_stays_known_when_the_key_of_the_pseudonyms_changed(database, phantoms):

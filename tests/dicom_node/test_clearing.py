@@ -48,7 +48,7 @@ class Node:
         for n in instances:
             said = replace(header(number), sop_instance_uid=f"{ROOT}.{number}.3.{n}", instance_number=n)
             stored = self.spool.store(said.sop_instance_uid, f"{number} {n}".encode() * 100)
-            arrivals.append(registry.Arrival(said, str(stored.path), stored.size_bytes, stored.sha256))
+            arrivals.append(registry.Arrival(said, str(stored.path), stored.size_bytes, stored.digest))
         with self.database.begin() as connection:
             registry.register_instances(connection, arrivals)
         return arrivals

@@ -51,7 +51,7 @@ class Node:
             for path in truth.paths[:3]:
                 header = read_header(path, b"a key of the tests, and no other")
                 stored = spool.store(header.sop_instance_uid, path.read_bytes())
-                arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.sha256))
+                arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.digest))
             with database.begin() as connection:
                 registry.register_instances(connection, arrivals)
                 (due,) = open_studies(connection, 0.0, 0.0)

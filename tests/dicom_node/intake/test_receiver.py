@@ -34,7 +34,7 @@ from dicom_node.logs import LogFormat, LogOptions, configure_logs
 from engine.errors import DeploymentError
 from engine.records import Reason
 
-INSTANCES = "SELECT sop_instance_uid, path, size_bytes, sha256 FROM instance"
+INSTANCES = "SELECT sop_instance_uid, path, size_bytes, digest FROM instance"
 REFUSALS = "SELECT subject, reason, detail, peer, times FROM refusal"
 
 

@@ -1,6 +1,5 @@
 """What the spool holds becomes rows, whatever comes between."""
 
-import hashlib
 import logging
 import sys
 import threading
@@ -19,6 +18,7 @@ from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import read_content
 from dicom_node.intake.registrar import Registrar, RegistrarOptions
 from dicom_node.spool import Refusal
+from engine.digest import digest_of
 from engine.records import Reason
 
 KEY = b"a key for tests"
@@ -35,7 +35,7 @@ def arrive(spool, make_ct, encode) -> Callable[..., Arrival]:
         content = dicom_file(dataset.SOPClassUID, uid, "1.2.840.10008.1.2.1", encode(dataset))
         stored = spool.store(uid, content)
         _, header = read_content(content, KEY)
-        return Arrival(header, str(stored.path), stored.size_bytes, stored.sha256)
+        return Arrival(header, str(stored.path), stored.size_bytes, stored.digest)
 
     return arrive
 
@@ -68,8 +68,8 @@ def test_offers_become_rows(registrar, arrive, database):
     for arrival in arrivals:
         registrar.offer(arrival)
     wait_for(lambda: paths(database) == {arrival.path for arrival in arrivals})
-    assert set(rows(database, "SELECT size_bytes, sha256 FROM instance")) == {
-        (arrival.size_bytes, arrival.sha256) for arrival in arrivals
+    assert set(rows(database, "SELECT size_bytes, digest FROM instance")) == {
+        (arrival.size_bytes, arrival.digest) for arrival in arrivals
     }
 
 
@@ -188,7 +188,7 @@ def test_an_instance_that_contradicts_the_registry_is_put_aside_with_a_reason(re
     ((reason, detail),) = rows(database, "SELECT reason, detail FROM refusal")
     assert (reason, detail) == ("instance_conflict", "its study belongs to another patient")
     (kept,) = (spool.folder / "quarantine").iterdir()
-    assert hashlib.sha256(kept.read_bytes()).hexdigest() == other.sha256
+    assert digest_of(kept.read_bytes()) == other.digest
 
 
 def test_refusals_become_rows_and_their_notes_go(registrar, database, spool):

@@ -53,7 +53,7 @@ class Memory:
                 sop_instance_uid=header.sop_instance_uid + suffix,
             )
             stored = self.spool.store(header.sop_instance_uid, path.read_bytes() + suffix.encode())
-            arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.sha256))
+            arrivals.append(registry.Arrival(header, str(stored.path), stored.size_bytes, stored.digest))
         with self.database.begin() as connection:
             registry.register_instances(connection, arrivals)
             (due,) = open_studies(connection, 0.0, 0.0)
