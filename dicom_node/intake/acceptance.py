@@ -236,7 +236,7 @@ class Reception:
         self._digested = len(self._pieces)
 
     def _refuse(self, refused: UnreadableInstance) -> Answer:
-        log.warning("refused an instance: %s, %s", refused.reason, refused.message)
+        log.warning("refused an instance of '%s': %s, %s", self._peer, refused.reason, refused.message)
         try:
             aside: Aside | None = self._write()
         except StorageFull:

@@ -30,6 +30,7 @@ from dicom_node.intake.negotiation import (
     Negotiator,
     Unacceptable,
     accept,
+    in_words,
     read_proposal,
     reject,
 )
@@ -42,6 +43,7 @@ from dicom_node.intake.wire import (
     RELEASE_RQ,
     ConnectionEnded,
     Fragment,
+    NotTrusted,
     ProtocolBroken,
     TooSlow,
     Wire,
@@ -75,16 +77,20 @@ class House:
 class Association:
     """One association; `run` is the life of its thread."""
 
-    def __init__(self, house: House, wire: Wire, take_place: Callable[[], bool], leave: Callable[[], None]) -> None:
+    def __init__(
+        self, house: House, wire: Wire, address: str, take_place: Callable[[], bool], leave: Callable[[], None]
+    ) -> None:
         """Take over a connection.
 
         Args:
+            address: where it comes from, for the log.
             take_place: takes one of the places for associations, where one is free.
             leave: gives it back.
         """
         self.calling_ae_title = ""
         self._house = house
         self._wire = wire
+        self._who = address
         self._take_place = take_place
         self._leave = leave
         self._agreement = Agreement(b"", {}, 0)
@@ -107,13 +113,15 @@ class Association:
             else:
                 ending = "rejected"
         except (ProtocolBroken, TooSlow, Unacceptable, MalformedCommand) as broken:
-            log.warning("ended an association: %s", str(broken))
+            log.warning("ended an association of %s: %s", self._who, str(broken))
             ending = self._abort()
+        except NotTrusted as refused:
+            log.warning("refused a connection of %s: %s", self._who, str(refused))
         except ConnectionEnded as ended:
             if self._agreement.contexts:
-                log.warning("an association broke: %s", str(ended))
+                log.warning("an association of %s broke: %s", self._who, str(ended))
         except Exception:
-            log.exception("ended an association")
+            log.exception("ended an association of %s", self._who)
             ending = self._abort()
         finally:
             if self._reception is not None:
@@ -132,15 +140,18 @@ class Association:
             raise ProtocolBroken("a connection does not begin with a request for an association")
         proposal = read_proposal(self._wire.read_body())
         self.calling_ae_title = printable(proposal.calling_ae_title)
+        self._who = f"'{self.calling_ae_title}' at {self._who}"
         rejection = self._house.negotiator.rejection(proposal)
         if rejection is None:
             self._agreement = self._house.negotiator.agree(proposal)
             if self._agreement.wants_to_store and (why := self._house.acceptance.pressure()):
-                log.warning("rejected an association: %s", why)
+                log.warning("rejected an association of %s: %s", self._who, why)
                 rejection = CONGESTION
             elif not self._take_place():
-                log.warning("rejected an association: %d are open", options.max_associations)
+                log.warning("rejected an association of %s: %d are open", self._who, options.max_associations)
                 rejection = LIMIT_EXCEEDED
+        else:
+            log.warning("rejected an association of %s: %s", self._who, in_words(rejection))
         if rejection is not None:
             metrics.count_rejection(rejection)
             self._wire.send(reject(rejection))

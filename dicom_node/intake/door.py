@@ -87,13 +87,14 @@ class Door:
     def _welcome(self, connection: socket.socket, address: str) -> None:
         options = self._house.options
         if not self._is_allowed(address):
-            log.warning("refused a connection from an address that is not allowed")
+            log.warning("refused a connection of %s: not in receiver.allowed_networks", address)
             metrics.count_closed("address")
             connection.close()
             return
         with self._lock:
             too_many = len(self._wires) >= options.max_associations * SILENT_PER_ASSOCIATION
         if too_many:
+            log.warning("refused a connection of %s: too many that did not ask for an association yet", address)
             metrics.count_closed("too_many")
             connection.close()
             return
@@ -103,11 +104,11 @@ class Door:
         wire = Wire(connection, Patience(options.max_pdu_bytes, *timeouts))
         with self._lock:
             self._wires.add(wire)
-        threading.Thread(target=self._serve, args=(wire,), name="association", daemon=True).start()
+        threading.Thread(target=self._serve, args=(wire, address), name="association", daemon=True).start()
 
-    def _serve(self, wire: Wire) -> None:
+    def _serve(self, wire: Wire, address: str) -> None:
         try:
-            Association(self._house, wire, lambda: self._take_place(wire), lambda: self._leave(wire)).run()
+            Association(self._house, wire, address, lambda: self._take_place(wire), lambda: self._leave(wire)).run()
         finally:
             self._leave(wire)
             with self._lock:

@@ -192,6 +192,15 @@ def accept(proposal: Proposal, agreement: Agreement) -> bytes:
     return struct.pack(">BxI", ASSOCIATE_AC, len(body)) + body
 
 
+def in_words(rejection: tuple[int, int, int]) -> str:
+    """Why a peer gets no association, for people."""
+    return {
+        CALLING_NOT_RECOGNISED: "its AE title is not among receiver.calling_ae_titles",
+        CALLED_NOT_RECOGNISED: "it calls an AE title that is none of ours (receiver.ae_title, other_ae_titles)",
+        UNSUPPORTED_VERSION: "it speaks another version of the protocol",
+    }.get(rejection, str(rejection))
+
+
 def reject(why: tuple[int, int, int]) -> bytes:
     """The A-ASSOCIATE-RJ."""
     return struct.pack(">BxIxBBB", ASSOCIATE_RJ, 4, *why)

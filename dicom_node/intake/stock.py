@@ -79,7 +79,7 @@ class GuardedServer(AssociationServer):  # type: ignore[misc]  # pynetdicom is u
         if self.networks:
             theirs = ipaddress.ip_address(str(client_address[0]).partition("%")[0])
             if not any((getattr(theirs, "ipv4_mapped", None) or theirs) in network for network in self.networks):
-                log.warning("refused a connection from an address that is not allowed")
+                log.warning("refused a connection of %s: not in receiver.allowed_networks", theirs)
                 metrics.count_closed("address")
                 return False
         if len(self.active_associations) >= self.limits.max_associations * SILENT_PER_ASSOCIATION:

@@ -39,6 +39,24 @@ class TooSlow(ConnectionEnded):
     """Raised when something did not come in time; the peer is told so by an A-ABORT."""
 
 
+class NotTrusted(ConnectionEnded):
+    """Raised when TLS is not agreed on with a peer that tried."""
+
+
+NO_TLS = "it does not speak TLS"
+HANDSHAKES = {  # OpenSSL's reasons
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
+    "HTTP_REQUEST": NO_TLS,
+    "WRONG_VERSION_NUMBER": NO_TLS,
+    "UNSUPPORTED_PROTOCOL": "it speaks TLS older than 1.2 alone",
+    "NO_SHARED_CIPHER": "it knows none of the ciphers that we take",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not take our certificate: it does not know who signed it",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not take our certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not take our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it does not take our certificate: it has expired",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long is waited, and for how much."""
@@ -84,11 +102,19 @@ class Wire:
         """Begin TLS, where the connection is to have it.
 
         Raises:
-            ConnectionEnded: the peer does not speak TLS, shows no certificate that we know, or is too slow.
+            NotTrusted: the peer does not speak TLS, or one of us does not take the other's certificate.
+            ConnectionEnded: it left, or is too slow.
         """
         if isinstance(self._connection, ssl.SSLSocket):
             try:
                 self._connection.do_handshake()
+            except ssl.SSLEOFError:
+                raise ConnectionEnded("the peer left before TLS was agreed on") from None
+            except ssl.SSLCertVerificationError as bad:
+                raise NotTrusted(f"its certificate is not taken ({bad.verify_message})") from None
+            except ssl.SSLError as bad:
+                reason = bad.reason or type(bad).__name__
+                raise NotTrusted(HANDSHAKES.get(reason, f"TLS was not agreed on ({reason})")) from None
             except (OSError, ValueError) as bad:
                 raise ConnectionEnded(f"TLS was not agreed on ({type(bad).__name__})") from None
 

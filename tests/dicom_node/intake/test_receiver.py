@@ -255,6 +255,29 @@ def test_ae_titles_are_checked_where_that_is_asked_for(open_door):
     assert door.raw().rejection(calling="CT1", called="TRABECULA") == (1, 1, 7)  # called AE title not recognized
 
 
+def test_whoever_is_turned_away_is_named_with_the_reason(open_door, make_ct, encode, caplog):
+    door = open_door(data_path=DataPath.DIRECT, calling_ae_titles=("PACS",), check_called_ae_title=True)
+    door.raw().rejection(calling="OTHER")
+    door.raw().rejection(calling="PACS", called="WHO\nAMI")
+    image = make_ct()
+    peer = door.raw()
+    assert peer.rejection(calling="PACS") is None
+    assert peer.store(encode(image), "1.2.3") != 0  # which is not its own
+    told = caplog.text
+    assert (
+        "rejected an association of 'OTHER' at 127.0.0.1: its AE title is not among receiver.calling_ae_titles" in told
+    )
+    assert "rejected an association of 'PACS' at 127.0.0.1: it calls an AE title that is none of ours" in told
+    assert "refused an instance of 'PACS': " in told
+    assert "AMI" not in told
+
+
+def test_an_address_that_is_not_allowed_is_named(open_door, caplog):
+    door = open_door(data_path=DataPath.DIRECT, allowed_networks=("10.1.0.0/16",))
+    assert door.raw().is_closed_within(4)
+    assert "refused a connection of 127.0.0.1: not in receiver.allowed_networks" in caplog.text
+
+
 @pytest.mark.parametrize("data_path", DataPath)
 @pytest.mark.parametrize(("network", "accepted"), [("127.0.0.0/8", True), ("10.1.0.0/16", False), ("::/0", False)])
 def test_only_addresses_on_the_list_get_in(network, accepted, data_path, open_door):

@@ -12,6 +12,7 @@ from dicom_node.intake.receiver import server_context
 from engine.errors import DeploymentError
 
 from ..papers import Papers
+from ..patience import until
 
 
 def tls_options(papers: Papers, clients: bool) -> TlsOptions:
@@ -46,6 +47,26 @@ def test_instances_come_over_tls_and_only_from_clients_with_a_certificate_that_i
     with pytest.raises((OSError, ConnectionError, AssertionError)):
         door.raw().associate()  # without TLS
     assert len(door.kept()) == 1
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_why_a_client_is_refused_is_in_the_log(open_door, papers, make_ct, encode, caplog, newest):
+    door = open_door(tls=tls_options(papers, clients=True), pdu_timeout_s=5.0)
+    for who in (None, "foreigner"):
+        with pytest.raises((OSError, ConnectionError)):
+            store(door, client(papers, who, newest), make_ct, encode)
+    with pytest.raises((OSError, ConnectionError, AssertionError)):
+        door.raw().associate()  # without TLS
+    with pytest.raises(ssl.SSLError):
+        ssl.create_default_context(cafile=papers.stranger).wrap_socket(door.raw().socket, server_hostname="localhost")
+    door.raw().socket.close()  # somebody looks whether the port is open: that is nothing
+    until(lambda: len(caplog.records) >= 4)
+    assert {record.getMessage() for record in caplog.records} == {
+        "refused a connection of 127.0.0.1: it shows no certificate",
+        "refused a connection of 127.0.0.1: its certificate is not taken (unable to get local issuer certificate)",
+        "refused a connection of 127.0.0.1: it does not speak TLS",
+        "refused a connection of 127.0.0.1: it does not take our certificate: it does not know who signed it",
+    }
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
