@@ -126,6 +126,7 @@ def _key_of(path: Path) -> bytes:
 
 def test_processes_that_start_at_once_get_the_same_key(tmp_path: Path):
     path = written(tmp_path, 'pseudonym_key_file = "key"')
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    spawn = multiprocessing.get_context("spawn")  # a fork takes locks along that threads of other tests hold
+    with spawn.Pool(4, initializer=spawn.Barrier(4).wait) as pool:
         keys = pool.map(_key_of, [path] * 16)
     assert len(set(keys)) == 1
