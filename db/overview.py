@@ -132,13 +132,6 @@ def counts(connection: sa.Connection) -> Counts:
     )
 
 
-def has_studies(connection: sa.Connection) -> bool:
-    """Whether anything was ever registered, in a database of whichever version."""
-    if not sa.inspect(connection).has_table(study.name):
-        return False
-    return connection.scalar(sa.select(study.c.id).limit(1)) is not None
-
-
 def oldest_job_s(connection: sa.Connection) -> float | None:
     """How long the oldest unfinished job has waited; None: there is none."""
     return _age_of_oldest(connection, job.c.created_at, job.c.state.in_((JobState.READY, JobState.LEASED)))

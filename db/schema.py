@@ -3,6 +3,7 @@ The tables: what is remembered, in the words of the house.
 
     study < series < header, instance what arrived; paths live in `instance` alone
     scanner                           the machines of the series, with kernel and tube voltage
+    pseudonym_key                     a fingerprint of the key that patients are known by
     refusal                           what was turned away at the door, and why
     selection                         which series serves a program, and why not the others; a history by study revision
     screening                         where a series stands towards a program
@@ -24,7 +25,7 @@ transactions wait for each other.
 import sqlalchemy as sa
 
 from db.columns import SafeText, UtcTime, Word
-from db.tables.arrivals import header, instance, refusal, scanner, series, study
+from db.tables.arrivals import header, instance, pseudonym_key, refusal, scanner, series, study
 from db.tables.backfill import backfill, backfill_part, backfill_series
 from db.tables.base import metadata, row_id
 from db.tables.outcomes import (
@@ -94,6 +95,7 @@ __all__ = [
     "outbox",
     "policy",
     "population",
+    "pseudonym_key",
     "quality_flag",
     "refusal",
     "result",

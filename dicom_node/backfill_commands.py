@@ -22,7 +22,7 @@ from dicom_node.backfill.order import Order, archive_source, read_csv
 from dicom_node.backfill.source import Source
 from dicom_node.config import NodeConfig
 from dicom_node.invocation import AsJson, ConfigFile, configured, known_database, node_process, remembered
-from dicom_node.process import key_of_database
+from dicom_node.pseudonyms import key_of_database
 from engine.errors import BadOption, DeploymentError
 
 app = typer.Typer(no_args_is_help=True)

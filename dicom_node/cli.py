@@ -27,6 +27,7 @@ from dicom_node import backfill_commands, console, doctor, folder, node, process
 from dicom_node.config import NodeConfig
 from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
 from dicom_node.logs import LogOptions, configure_logs
+from dicom_node.pseudonyms import key_of_database
 from dicom_node.spool import MIB, Spool
 from dicom_node.supervisor import Supervisor
 from dicom_node.worker import place_of
@@ -170,7 +171,7 @@ def analyse(
     """Analyse a folder of CT: no network, no database. Writes result.json, SR, SEG and picture."""
     path, options = configured(context, config)
     configure_logs(LogOptions(level="ERROR"))
-    key = None if path is None else process.key_of_database(options)
+    key = None if path is None else key_of_database(options)
     with _progress() as bar:
         task = bar.add_task("")
 

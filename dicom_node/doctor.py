@@ -24,7 +24,7 @@ from dicom_node import reachable
 from dicom_node.config import NodeConfig
 from dicom_node.intake.options import ReceiverOptions
 from dicom_node.intake.receiver import server_context
-from dicom_node.process import key_of_database, rests_on_a_key
+from dicom_node.pseudonyms import key_of_database, rests_on_a_key
 from dicom_node.reachable import Finding
 from dicom_node.spool import MIB, Spool
 from engine.errors import DeploymentError

@@ -32,7 +32,8 @@ from dicom_node.intake.receiver import Receiver
 from dicom_node.intake.registrar import Registrar
 from dicom_node.intake.studies import Closer
 from dicom_node.peers.commitment import report_taker
-from dicom_node.process import Ready, current_database, key_of_database, on_stop, stopped_by_signal
+from dicom_node.process import Ready, current_database, on_stop, stopped_by_signal
+from dicom_node.pseudonyms import key_of_database
 from dicom_node.sender.lines import Sender
 from dicom_node.spool import Spool
 from dicom_node.worker import Worker
@@ -56,7 +57,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
     key = key_of_database(config)
     count = series_counter(config.backfill, config.studies.count_at)
     with (
-        current_database(config) as database,
+        current_database(config, key) as database,
         Spool(config.spool) as spool,
         Registrar(database, spool, key, config.registrar) as registrar,
         Receiver(
@@ -133,7 +134,7 @@ def backfill(config: NodeConfig, make_source: Callable[[bytes], Source], told: T
     """
     key = key_of_database(config)
     source = make_source(key)
-    with current_database(config) as database, Spool(config.spool) as spool:
+    with current_database(config, key) as database, Spool(config.spool) as spool:
         order = Backfill(database, spool, key, source, config.backfill, told)
         on_stop(order.stop)
         return order.run()

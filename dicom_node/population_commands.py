@@ -16,10 +16,11 @@ from db import migrate
 from db.connection import Database, open_database
 from db.population import export, query, views
 from db.population.query import Answer, Criteria
-from dicom_node.config import NodeConfig, site_key
+from dicom_node.config import NodeConfig
 from dicom_node.invocation import ConfigFile, configured, remembered
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.population import agreement, agreement_page, fhir, omop, page, reference, report, tables
+from dicom_node.pseudonyms import key_of_database
 from engine.errors import BadOption, DeploymentError
 
 SHOWN = 100  # rows on the screen without --limit; our choice
@@ -208,10 +209,10 @@ def _read_only(config: NodeConfig) -> Iterator[Database]:
 
 
 def _key(config: NodeConfig) -> bytes:
-    """The site's key; a new one would match nobody."""
+    """The site's key; a new one, or another, would match nobody."""
     if not Path(config.pseudonym_key_file).is_file():
         raise DeploymentError("there is no key of the pseudonyms, so no patient ID can be matched; --config names it")
-    return site_key(config)
+    return key_of_database(config)
 
 
 def _agreements(database: Database, config: NodeConfig, path: Path, within: int) -> tuple[agreement.Agreement, ...]:

@@ -10,15 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from db import overview
 from db.connection import Database, open_database
 from db.migrate import upgrade
-from dicom_node.config import NodeConfig, site_key
-from engine.errors import DeploymentError
+from dicom_node import pseudonyms
+from dicom_node.config import NodeConfig
 from engine.records import Program
 
 log = logging.getLogger(__name__)
@@ -59,44 +58,23 @@ def stop_with_parent() -> None:
 
 
 @contextmanager
-def current_database(config: NodeConfig) -> Iterator[Database]:
-    """The node's database, brought up to date."""
+def current_database(config: NodeConfig, key: bytes | None = None) -> Iterator[Database]:
+    """The node's database, brought up to date.
+
+    Args:
+        key: of the pseudonyms, for a process that makes some: no other is used with this database from then on.
+
+    Raises:
+        WrongKey: another one was used with it before.
+    """
     database = open_database(config.database)
     try:
         upgrade(database)
+        if key is not None:
+            pseudonyms.use(database, key)
         yield database
     finally:
         database.close()
-
-
-def key_of_database(config: NodeConfig) -> bytes:
-    """The site's key; made where there is none, but never where a database rests on one that is gone.
-
-    Under another key each patient of the database would be one more patient from then on, and nothing would tell.
-
-    Raises:
-        DeploymentError: as `site_key`; or the key is gone.
-    """
-    path = Path(config.pseudonym_key_file)
-    if not path.exists() and rests_on_a_key(config):
-        raise DeploymentError(
-            f"'{path.name}', the key of the pseudonyms, is gone, and the database holds studies under it: restore it"
-            " from its copy (see 'pseudonym_key_file')"
-        )
-    return site_key(config)
-
-
-def rests_on_a_key(config: NodeConfig) -> bool:
-    """Whether the configured database holds studies, whose patients are known by a key. Makes no database.
-
-    Raises:
-        DeploymentError: the database can't be opened.
-    """
-    scheme, _, file = config.database.url.partition(":///")
-    if scheme.startswith("sqlite") and not Path(file).is_file():
-        return False
-    with closing(open_database(config.database)) as database, database.read() as connection:
-        return overview.has_studies(connection)
 
 
 def end_if_stages_are_left(status: int) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.config import NodeConfig
-from dicom_node.process import DEPLOYMENT_ERROR, Ready, current_database, key_of_database, on_stop
+from dicom_node.process import DEPLOYMENT_ERROR, Ready, current_database, on_stop
+from dicom_node.pseudonyms import key_of_database
 from dicom_node.spool import Spool
 from engine.errors import DeploymentError
 
@@ -74,8 +75,8 @@ class Supervisor:
 
     def _look_at_machine(self) -> None:
         """What every process would stumble over is said once, and before anything runs."""
-        key_of_database(self._config)
-        with current_database(self._config), Spool(self._config.spool):
+        key = key_of_database(self._config)
+        with current_database(self._config, key), Spool(self._config.spool):
             pass
 
     def _keep_running(self, children: list[_Child], ready: Ready) -> None:

@@ -16,6 +16,7 @@ Every error that is raised on purpose, as a tree ordered by what the caller shou
         BackendUnavailable             no session can run here
         StorageFull                    the disk does not take what must be kept
         SchemaMismatch                 the database is of another version
+        WrongKey                       the key of the pseudonyms is not the one that the database rests on
         DatabaseUnavailable            the database can't be reached, or is locked; it may pass
 
 A message says what was found and what was expected. It never holds patient data or a path.
@@ -92,6 +93,10 @@ class StorageFull(DeploymentError):
 
 class SchemaMismatch(DeploymentError):
     """Raised when the database is of another version than this program."""
+
+
+class WrongKey(DeploymentError):
+    """Raised when the key of the pseudonyms is gone, or another than the one that the database's patients have."""
 
 
 class DatabaseUnavailable(DeploymentError):

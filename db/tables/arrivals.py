@@ -96,6 +96,14 @@ instance = sa.Table(
 )
 sa.Index("ix_instance_series_id", instance.c.series_id)
 
+pseudonym_key = sa.Table(  # one row: the key that every patient_key and accession_key is made under
+    "pseudonym_key",
+    metadata,
+    row_id(),
+    sa.Column("fingerprint", KEY, nullable=False),  # keyed hash of a constant
+    sa.Column("first_used_at", UtcTime, nullable=False),
+)
+
 refusal = sa.Table(
     "refusal",
     metadata,
