@@ -104,7 +104,8 @@ class Archive:
                         int(scanner[n]), float(density[n]), float(fate[n]))  # fmt: skip
         offsets = rng.normal(0.0, 6.0, (len(numbers), len(LEVELS)))
         for at, row in enumerate(tables["result"]):
-            self._vertebrae(tables, row, offsets[at], float(fate[row["id"] - 1 - start]))
+            number = row["id"] - 1 - start
+            self._vertebrae(tables, row, float(density[number]), offsets[at], float(fate[number]))
         return tables
 
     def _study(
@@ -141,8 +142,7 @@ class Archive:
         given = fate >= 0.12
         tables["result"].append({
             "id": key, "series_id": 2 * number + 1, "job_id": key, "run_id": 1, "program": "vertebral", "revision": 1,
-            "is_current": True, "attenuation_mean": density + 20.0, "attenuation_sd": 31.0,
-            "volumetric_bmd": density if given else None,
+            "is_current": True, "volumetric_bmd": density if given else None,
             "finding": _finding(density) if given else None,
             "reason": None if given else WITHHELD[number % len(WITHHELD)],
             "attenuation_model": "spine@1", "density_model": "bmd@1", "policy": "qct-80-120@1",
@@ -154,9 +154,9 @@ class Archive:
         ]
 
     def _vertebrae(
-        self, tables: dict[str, list[dict[str, Any]]], row: dict[str, Any], offsets: Any, fate: float
+        self, tables: dict[str, list[dict[str, Any]]], row: dict[str, Any], density: float, offsets: Any, fate: float
     ) -> None:
-        mean, given = row["attenuation_mean"], row["volumetric_bmd"]
+        mean, given = density + 20.0, row["volumetric_bmd"]
         for level, offset in zip(LEVELS, offsets.tolist(), strict=True):
             tables["vertebra"].append({
                 "result_id": row["id"], "level": level, "attenuation_mean": mean + offset,

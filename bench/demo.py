@@ -64,9 +64,7 @@ SELECT st.patient_key, v.level, v.attenuation_mean, v.volumetric_bmd, v.finding,
   JOIN vertebra v ON v.result_id = r.id
  WHERE r.is_current
 UNION ALL
-SELECT st.patient_key, 'mean', r.attenuation_mean, r.volumetric_bmd, r.finding, r.reason
-  FROM result r JOIN series s ON s.id = r.series_id JOIN study st ON st.id = s.study_id
- WHERE r.is_current
+SELECT patient_key, 'mean', attenuation_mean, volumetric_bmd, finding, reason FROM population
 UNION ALL
 SELECT st.patient_key, '(series)', NULL, NULL, NULL, p.reason
   FROM screening p JOIN series s ON s.id = p.series_id JOIN study st ON st.id = s.study_id

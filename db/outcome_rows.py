@@ -5,12 +5,13 @@ How an outcome's numbers lie in columns: which column each measure, finding, mod
 from dataclasses import fields
 from typing import Any
 
-from db.schema import vertebra
+from db.schema import result, vertebra
 from engine.records import CLASSES, Calibration, Quantity, ScreeningResult, VertebralLevel
 
 LEVELS = tuple(VertebralLevel)
 CALIBRATION = tuple(field.name for field in fields(Calibration))
-COLUMNS = tuple(quantity for quantity in Quantity if quantity in vertebra.c)  # the others: extra_measurement
+_OF_LEVEL = tuple(quantity for quantity in Quantity if quantity in vertebra.c)  # the others: extra_measurement
+_OF_PATIENT = tuple(quantity for quantity in Quantity if quantity in result.c)
 JUDGED = {  # quantities that are called something, with the column of what
     Quantity.VOLUMETRIC_BMD: "finding",
     Quantity.CALIBRATED_BMD: "calibrated_bmd_finding",
@@ -33,13 +34,13 @@ LEVEL_MARKS = {  # vertebrae that went into the patient's values, by column
 
 def numbers_of(outcome: ScreeningResult, level: VertebralLevel | None) -> dict[str, Any]:
     """Measures, findings and probabilities at a level (None: the patient), by column."""
-    measures: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in COLUMNS}
+    measures: dict[str, Any] = {quantity.value: outcome.value(quantity, level) for quantity in _columns(level)}
     findings = {column: outcome.finding(level, quantity) for quantity, column in JUDGED.items()}
     return measures | findings | {f"probability_{one}": outcome.probability(one, level) for one in CLASSES}
 
 
 def extras_of(outcome: ScreeningResult) -> list[dict[str, Any]]:
-    """Measurements whose quantity has no column."""
+    """Measurements whose quantity has no column there."""
     return [
         {
             "ordinal": ordinal,
@@ -49,7 +50,7 @@ def extras_of(outcome: ScreeningResult) -> list[dict[str, Any]]:
             "model": each.model,
         }
         for ordinal, each in enumerate(outcome.measurements)
-        if each.quantity not in COLUMNS
+        if each.quantity not in _columns(each.finding_site)
     ]
 
 
@@ -66,10 +67,14 @@ def vertebra_of(outcome: ScreeningResult, level: VertebralLevel) -> dict[str, An
 
 def models_of(outcome: ScreeningResult) -> dict[str, str | None]:
     """The model of each measure, by its column."""
-    columns: dict[str, str | None] = {model_column(quantity): None for quantity in COLUMNS}
-    measured = [each for each in outcome.measurements if each.quantity in COLUMNS]
+    columns: dict[str, str | None] = {model_column(quantity): None for quantity in _OF_LEVEL}
+    measured = [each for each in outcome.measurements if each.quantity in _columns(each.finding_site)]
     columns["class_model"] = next((each.model for each in outcome.class_probabilities), None)
     return columns | {model_column(each.quantity): each.model for each in reversed(measured)}
+
+
+def _columns(level: VertebralLevel | None) -> tuple[Quantity, ...]:
+    return _OF_PATIENT if level is None else _OF_LEVEL
 
 
 def model_column(quantity: Quantity) -> str:

@@ -20,6 +20,7 @@ from db.schema import (
     job,
     model,
     outbox,
+    population,
     refusal,
     result,
     result_model,
@@ -278,20 +279,25 @@ def _lines(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> li
     )
     of_series = (study.c.patient_key, study.c.study_instance_uid, series.c.series_instance_uid, series.c.study_date)
     lines = []
-    for numbers, level in ((result, sa.null().label("level")), (vertebra, vertebra.c.level)):
+    results = result.join(series).join(study)
+    patients = results.outerjoin(population, population.c.result_id == result.c.id)
+    vertebrae = results.join(vertebra, vertebra.c.result_id == result.c.id)
+    nobody = sa.null().label("level")
+    for rows, level, core, numbers in (
+        (patients, nobody, population, result),
+        (vertebrae, vertebra.c.level, vertebra, vertebra),
+    ):
         query = sa.select(
             *of_series,
             level,
-            numbers.c.attenuation_mean,
+            core.c.attenuation_mean,
             numbers.c.volumetric_bmd,
             numbers.c.finding,
             numbers.c.reason,
             reference.label("reference_only"),
-        ).select_from(result.join(series).join(study))
-        if numbers is vertebra:
-            query = query.join(vertebra, vertebra.c.result_id == result.c.id)
-        rows = connection.execute(query.where(result.c.is_current, *conditions))
-        lines += [ResultLine(**row._mapping, detail="") for row in rows]
+        )
+        found = connection.execute(query.select_from(rows).where(result.c.is_current, *conditions))
+        lines += [ResultLine(**row._mapping, detail="") for row in found]
     return lines
 
 

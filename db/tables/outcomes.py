@@ -55,12 +55,17 @@ run = sa.Table(  # one process of a worker, from its first result to its last
 )
 
 
-def _measures() -> tuple[sa.Column[Any], ...]:
+def _core() -> tuple[sa.Column[Any], ...]:
     return (
         sa.Column("attenuation_mean", sa.Double),  # HU
         sa.Column("attenuation_median", sa.Double),  # HU
         sa.Column("attenuation_sd", sa.Double),  # HU
         sa.Column("core_volume", sa.Double),  # cm3
+    )
+
+
+def _values() -> tuple[sa.Column[Any], ...]:
+    return (
         sa.Column("volumetric_bmd", sa.Double),  # mg/cm3
         sa.Column("calibrated_bmd", sa.Double),  # mg/cm3
         sa.Column("areal_bmd", sa.Double),  # g/cm2
@@ -85,7 +90,7 @@ result = sa.Table(
     sa.Column("program", Word(Program), nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),  # of the series
     sa.Column("is_current", sa.Boolean, nullable=False),
-    *_measures(),  # the patient's values
+    *_values(),  # the patient's values; a core is a vertebra's, `population` has their mean
     sa.Column("reason", Word(Reason)),  # why no density was given
     sa.Column("attenuation_model", SafeText(130)),  # "name@version" that the HU values rest on
     sa.Column("density_model", SafeText(130)),
@@ -110,7 +115,8 @@ vertebra = sa.Table(
     metadata,
     belongs_to("result", primary_key=True),
     sa.Column("level", Word(VertebralLevel), primary_key=True),
-    *_measures(),
+    *_core(),
+    *_values(),
     sa.Column("reason", Word(Reason)),  # why its density is withheld
     # it went into the patient's volumetric, calibrated and areal values; NULL: written before that was kept
     sa.Column("aggregated", sa.Boolean, nullable=False),

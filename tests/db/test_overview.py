@@ -97,6 +97,7 @@ def test_the_table_of_results(database, phantoms):
         assert results_table(connection, limit=2) == lines[:2]
     patient, _, l1, l2, thick, empty, dead = lines
     assert (patient.level, patient.volumetric_bmd, patient.finding) == (None, 93.25, BoneFinding.OSTEOPENIA)
+    assert patient.attenuation_mean == 101.0  # of L1's core alone, as in `cohort`
     assert (l1.level, l1.attenuation_mean, l1.volumetric_bmd) == (VertebralLevel.L1, 101.0, 93.25)
     assert (l2.volumetric_bmd, l2.reason) == (None, Reason.DENSE_FOCUS)
     assert patient.reference_only
