@@ -1,7 +1,8 @@
 """
 Whether the node can take more in: not with a disk that is nearly full, nor while the analysis is far behind.
 
-Asked for often, looked at rarely: an answer is good for a second, and comes back by itself when the pressure is gone.
+Asked for often, looked at rarely: an answer is good for a second. Only a disk that was too full is looked at each time,
+so that whoever comes after there is room again is taken in.
 """
 
 import logging
@@ -33,21 +34,26 @@ class Pressure:
         self._queue_age_s = queue_age_s
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
-        self._why = ""
+        self._disk, self._queue = "", ""  # why not, by each
 
     def __call__(self) -> str:
         """Why nothing is taken in just now, in at most 64 letters."""
         with self._lock:
-            if time.monotonic() - self._looked_at >= GOOD_FOR_S:
-                before, self._why = self._why, self._look()
+            before = self._disk or self._queue
+            is_due = time.monotonic() - self._looked_at >= GOOD_FOR_S
+            if is_due or self._disk:
+                self._disk = self._look_at_disk()
+            if is_due:
+                self._queue = self._look_at_queue()
                 self._looked_at = time.monotonic()
-                if self._why and not before:
-                    log.error("nothing is taken in: %s", self._why)
-                elif before and not self._why:
-                    log.warning("instances are taken in again")
-            return self._why
+            why = self._disk or self._queue
+            if why and not before:
+                log.error("nothing is taken in: %s", why)
+            elif before and not why:
+                log.warning("instances are taken in again")
+            return why
 
-    def _look(self) -> str:
+    def _look_at_disk(self) -> str:
         options = self._options
         if options.watermark_mib:
             try:
@@ -56,6 +62,10 @@ class Pressure:
                 return "the disk can't be looked at; try again later"
             if free_mib < options.watermark_mib:
                 return f"{free_mib} MiB free, watermark {options.watermark_mib}; try again later"
+        return ""
+
+    def _look_at_queue(self) -> str:
+        options = self._options
         if options.max_queue_age_s:
             try:
                 age_s = self._queue_age_s()

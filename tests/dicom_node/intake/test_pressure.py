@@ -37,6 +37,19 @@ def test_under_pressure_storage_is_put_off_an_echo_is_answered_and_it_passes_by_
     assert peer.store(encode(image), image.SOPInstanceUID) == 0
 
 
+@pytest.mark.parametrize("way", tuple(DataPath))
+def test_the_first_who_comes_after_there_is_room_again_is_taken_in(open_door, monkeypatch, way):
+    """However long an answer is good for."""
+    monkeypatch.setattr(room, "GOOD_FOR_S", float("inf"))
+    door = open_door(data_path=way)
+    pressure = door.receiver.acceptance.pressure
+    pressure._options = replace(door.options, watermark_mib=2**40)
+    assert door.raw().rejection() == (2, 3, 1)
+    pressure._options = door.options
+    with door.association() as peer:
+        assert peer.is_established
+
+
 def test_the_comment_says_what_is_full(open_door, make_ct):
     door = open_door()
     with door.association() as peer:
