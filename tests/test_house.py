@@ -85,3 +85,12 @@ def test_every_change_note_has_a_known_kind():
     notes = [path.name for path in (ROOT / "docs" / "changes").glob("*.md") if path.name != "README.md"]
     assert notes
     assert all(re.fullmatch(r"[\w-]+\.(feature|fix|breaking|model)\.md", name) for name in notes)
+
+
+def test_migrations_stand_in_one_row():
+    steps = []
+    for path in sorted((ROOT / "db" / "migrations" / "versions").glob("r*.py")):
+        told = dict(re.findall(r'^(revision|down_revision) = "?(\w+)"?$', path.read_text(), flags=re.MULTILINE))
+        steps.append((path.name[1:5], told["revision"], told["down_revision"]))
+    numbers = [f"{n:04}" for n in range(1, len(steps) + 1)]
+    assert steps == list(zip(numbers, numbers, ["None", *numbers], strict=False))
