@@ -140,10 +140,3 @@ def is_complete(series: OpenSeries, in_archive: int | None, options: StudyOption
     if known or series.instances == series.images_in_acquisition:
         return series.quiet_s >= min(options.settle_s, options.quiet_s)
     return series.quiet_s >= options.quiet_s
-
-
-def close_due_studies(
-    database: Database, options: StudyOptions, selection: SelectionOptions, program: Program = Program.VERTEBRAL
-) -> int:
-    """The same, once and without an archive."""
-    return Closer(database, options, selection, program=program).close_due()

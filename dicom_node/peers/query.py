@@ -20,7 +20,7 @@ FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 PENDING = frozenset({0xFF00, 0xFF01})
-SUCCESS, CANCELLED, SOME_FAILED = 0x0000, 0xFE00, 0xB000
+SUCCESS, SOME_FAILED = 0x0000, 0xB000
 OUT_OF_RESOURCES = frozenset({0xA700, 0xA701, 0xA702})
 LOST = 0xA700  # what we answer to an image that we can't keep now
 

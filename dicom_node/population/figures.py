@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DARK, LIGHT, ACCENT, PALE = "#1f4e5f", "#8fb8c6", "#b5472f", "#dfe8eb"
+DARK, ACCENT = "#1f4e5f", "#b5472f"
 SEXES = {"F": ("women", ACCENT, "o"), "M": ("men", DARK, "s")}
 MANY = 3000  # points above which a scatter becomes an image within the SVG, so that a page stays small
 

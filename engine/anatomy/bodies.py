@@ -41,7 +41,6 @@ class Body:
     top_mm: float  # along the course, of its bone
     middle_mm: float
     bottom_mm: float
-    volume_cm3: float
     voxels: NDArray[np.int_]  # (N, 3) indices into the tissue map
     cut: bool  # it reaches the border of the field of view
     doubtful: bool  # it may be more than one body, or less
@@ -75,7 +74,7 @@ def find_bodies(tissues: TissueMap, course: Centreline, view: Geometry, smallest
         ways, _ = course.project(tissues.geometry.to_patient(kept.astype(float)))
         top, middle, bottom = (float(value) for value in np.percentile(ways, (4, 50, 96)))
         cut = _at_border(kept, tissues, view)
-        bodies.append(Body(n, top, middle, bottom, len(kept) * voxel / 1000, kept, cut, doubtful[n]))
+        bodies.append(Body(n, top, middle, bottom, kept, cut, doubtful[n]))
     return tuple(replace(one, doubtful=one.doubtful or _is_too_tall(one, bodies)) for one in bodies)
 
 

@@ -81,10 +81,6 @@ class Cursor:
             raise unreadable("an element is longer than the file")
         self.at = at
 
-    def at_end(self) -> bool:
-        """Whether nothing follows."""
-        return self.at >= self.size_bytes or not self._window(1)
-
     def item(self) -> tuple[int, int]:
         """Tag and length of the next item or delimiter."""
         start = self._there(8)

@@ -6,7 +6,6 @@ from enum import IntEnum
 class Tag(IntEnum):
     """By DICOM keyword."""
 
-    TRANSFER_SYNTAX_UID = 0x00020010
     SPECIFIC_CHARACTER_SET = 0x00080005
     IMAGE_TYPE = 0x00080008
     SOP_CLASS_UID = 0x00080016

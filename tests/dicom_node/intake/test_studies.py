@@ -8,7 +8,7 @@ from pydicom.uid import generate_uid
 from db.registry import Arrival, register_instances
 from dicom_node.intake.file_format import dicom_file
 from dicom_node.intake.inspection import read_content
-from dicom_node.intake.studies import StudyOptions, close_due_studies
+from dicom_node.intake.studies import Closer, StudyOptions
 from engine.selection import SelectionOptions
 
 AT_ONCE = StudyOptions(quiet_s=0.0, force_s=3600.0)
@@ -63,30 +63,30 @@ def test_a_quiet_study_gets_a_job_for_one_series_and_a_reason_for_each_other(dat
     good = receive(study)
     thick = receive(study, count=30, step=5.0)
     scout = receive(study, count=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    assert close_due_studies(database, AT_ONCE, SelectionOptions()) == 1
+    assert Closer(database, AT_ONCE, SelectionOptions()).close_due() == 1
     assert states(database) == {
         good: ("waiting", None),
         thick: ("set_aside", "slices_too_thick"),
         scout: ("set_aside", "localizer"),
     }
     assert jobs(database) == [good]
-    assert close_due_studies(database, AT_ONCE, SelectionOptions()) == 0
+    assert Closer(database, AT_ONCE, SelectionOptions()).close_due() == 0
 
 
 def test_a_study_to_which_something_came_lately_stays_open_until_it_is_forced(database, receive):
     receive(generate_uid(), count=20)
-    assert close_due_studies(database, StudyOptions(quiet_s=30.0), SelectionOptions()) == 0
+    assert Closer(database, StudyOptions(quiet_s=30.0), SelectionOptions()).close_due() == 0
     time.sleep(0.05)
-    assert close_due_studies(database, StudyOptions(quiet_s=0.02, force_s=0.02), SelectionOptions()) == 1
+    assert Closer(database, StudyOptions(quiet_s=0.02, force_s=0.02), SelectionOptions()).close_due() == 1
 
 
 def test_late_slices_reopen_a_study_and_it_is_closed_again(database, receive):
     study = generate_uid()
     series = receive(study)
-    assert close_due_studies(database, AT_ONCE, SelectionOptions()) == 1
+    assert Closer(database, AT_ONCE, SelectionOptions()).close_due() == 1
     receive(study, count=5, SeriesInstanceUID=series)
     assert states(database)[series][0] == "receiving"
-    assert close_due_studies(database, AT_ONCE, SelectionOptions()) == 1
+    assert Closer(database, AT_ONCE, SelectionOptions()).close_due() == 1
     assert jobs(database) == [series]
 
 
@@ -97,7 +97,7 @@ def test_a_study_that_cannot_be_closed_holds_up_no_other(database, receive, capl
             "UPDATE header SET attributes = '{' WHERE series_id = "
             f"(SELECT id FROM series WHERE series_instance_uid = '{first}')"
         )
-    assert close_due_studies(database, AT_ONCE, SelectionOptions()) == 1
+    assert Closer(database, AT_ONCE, SelectionOptions()).close_due() == 1
     assert jobs(database) == [second]
     assert "can't be closed" in caplog.text
 

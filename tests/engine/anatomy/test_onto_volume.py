@@ -36,7 +36,7 @@ def seen(distances):
     tissues = TissueMap(COARSE, labels, probability.astype(np.float32), ("background", "vertebral_body"))
     owner = np.argmin(distances, axis=0)
     bodies = [
-        Body(n, 0, 0, 0, 0, np.argwhere((labels > 0) & (owner == n)), cut=False, doubtful=False)
+        Body(n, 0, 0, 0, np.argwhere((labels > 0) & (owner == n)), cut=False, doubtful=False)
         for n in range(len(distances))
     ]
     return tissues, bodies
