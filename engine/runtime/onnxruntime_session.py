@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UnusableModel
-from engine.records import ModelRef
 from engine.runtime.graph import Dimensions, check_graph
 from engine.runtime.manifest import ModelPackage
 from engine.runtime.precision import choose
@@ -91,14 +90,7 @@ class OnnxRuntimeSession:
         self._input = opened.get_inputs()[0].name
         self._session: Any = opened
         self.batch = batch or 1
-        self.model = ModelRef(
-            self.manifest.name,
-            self.manifest.version,
-            choice.sha256,
-            self.manifest.training_data.reference_only,
-            choice.precision,
-            f"{NAME} {version()}",
-        )
+        self.model = choice.named(self.manifest, f"{NAME} {version()}")
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network.

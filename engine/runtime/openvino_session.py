@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable, UnusableModel
-from engine.records import ModelRef
 from engine.runtime.graph import Dimensions, check_graph
 from engine.runtime.manifest import ModelPackage
 from engine.runtime.precision import choose
@@ -102,14 +101,7 @@ class OpenVinoSession:
         used = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         if used != wanted:
             raise BackendUnavailable(f"model '{self.manifest.name}' needs {wanted}; OpenVINO would compute in {used}")
-        self.model = ModelRef(
-            self.manifest.name,
-            self.manifest.version,
-            choice.sha256,
-            self.manifest.training_data.reference_only,
-            choice.precision,
-            f"{NAME} {version()}",
-        )
+        self.model = choice.named(self.manifest, f"{NAME} {version()}")
         streams = int(settings.get("NUM_STREAMS", 1))
         self._requests: list[Any] = [compiled.create_infer_request() for _ in range(streams)]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import BackendUnavailable, UnusableModel
-from engine.runtime.manifest import ModelPackage
+from engine.records import ModelRef
+from engine.runtime.manifest import ModelManifest, ModelPackage
 
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
@@ -23,6 +24,15 @@ class Choice:
     precision: str
     weights: Path
     sha256: str
+
+    def named(self, manifest: ModelManifest, backend: str) -> ModelRef:
+        """What every result of the session says of its model.
+
+        Args:
+            backend: name and version of the library that computes.
+        """
+        reference_only = manifest.training_data.reference_only
+        return ModelRef(manifest.name, manifest.version, self.sha256, reference_only, self.precision, backend)
 
 
 def choose(package: ModelPackage, wanted: str, native: Sequence[str], backend: str) -> Choice:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable, UnusableModel
-from engine.records import ModelRef
 from engine.runtime import device_memory, plans
 from engine.runtime.device_memory import DeviceBuffer, Stream
 from engine.runtime.graph import check_graph
@@ -90,14 +89,7 @@ class TensorRtSession:
                 raise BackendUnavailable(f"model '{manifest.name}': TensorRT refuses a buffer")
         self._context, self._engine_held = context, engine
         self._graph = self._recorded()
-        self.model = ModelRef(
-            manifest.name,
-            manifest.version,
-            choice.sha256,
-            manifest.training_data.reference_only,
-            choice.precision,
-            f"{NAME} {version()}",
-        )
+        self.model = choice.named(manifest, f"{NAME} {version()}")
 
     def _engine(self, key: plans.PlanKey, onnx: Path, folder: Path) -> Any:
         """The opened plan; one that TensorRT refuses is built once more."""
