@@ -85,7 +85,7 @@ class StudyExplained:
 
 @dataclass(frozen=True, slots=True)
 class ResultLine:
-    """One line of the table of results: a vertebra, the patient's value, or a series without a result."""
+    """One line of a result: a vertebra, or the patient's value."""
 
     patient_key: str
     study_instance_uid: str
@@ -96,7 +96,6 @@ class ResultLine:
     volumetric_bmd: float | None  # mg/cm3
     finding: BoneFinding | None
     reason: Reason | None  # why a number is missing
-    detail: str
     reference_only: bool  # a model was trained on phantoms: not for diagnosis
 
 
@@ -184,13 +183,6 @@ def explain(
         about.revision,
         tuple(_explained(connection, row, lines) for row in rows),
     )
-
-
-def results_table(connection: sa.Connection, limit: int | None = None) -> tuple[ResultLine, ...]:
-    """Current results and series set aside: by patient and series, the patient's line first, then head to foot."""
-    lines = [*_lines(connection), *_set_aside(connection)]
-    lines.sort(key=lambda line: (line.patient_key, line.study_instance_uid, line.series_instance_uid, _height(line)))
-    return tuple(lines[:limit])
 
 
 def events(connection: sa.Connection, uid: str | None = None, limit: int = 100) -> tuple[EventLine, ...]:
@@ -297,26 +289,8 @@ def _lines(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> li
             reference.label("reference_only"),
         )
         found = connection.execute(query.select_from(rows).where(result.c.is_current, *conditions))
-        lines += [ResultLine(**row._mapping, detail="") for row in found]
+        lines += [ResultLine(**row._mapping) for row in found]
     return lines
-
-
-def _set_aside(connection: sa.Connection) -> list[ResultLine]:
-    """Lines of series that ended with a reason."""
-    rows = connection.execute(
-        sa.select(
-            study.c.patient_key,
-            study.c.study_instance_uid,
-            series.c.series_instance_uid,
-            series.c.study_date,
-            screening.c.reason,
-            screening.c.detail,
-        )
-        .select_from(screening.join(series).join(study))
-        .where(screening.c.state == SeriesState.SET_ASIDE)
-    )
-    nothing: dict[str, Any] = {"level": None, "attenuation_mean": None, "volumetric_bmd": None, "finding": None}
-    return [ResultLine(**row._mapping, **nothing, reference_only=False) for row in rows]
 
 
 _HEIGHTS = {level: height for height, level in enumerate(VertebralLevel, start=1)}

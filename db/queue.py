@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.columns import utc_now, word
+from db.connection import rows_where_in
 from db.events import tell
 from db.live import is_backfilled
 from db.schema import Change, JobState, SeriesState, instance, job, result, screening, series
@@ -208,12 +209,12 @@ def reap(connection: sa.Connection, max_attempts: int = MAX_ATTEMPTS) -> Reaped:
     return Reaped(ready.rowcount, len(dead))
 
 
-def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> int:
-    """Make jobs ready that ended without a result.
+def retry(connection: sa.Connection, series_instance_uid: str | None = None, reason: Reason | None = None) -> int:
+    """Make jobs ready that ended without a result; without anything to choose them by, all that are dead.
 
     Args:
-        series_instance_uid: its job, if it ended dead or with a reason that loading or analysis gave; None: all dead
-            jobs.
+        series_instance_uid: its job, if it ended dead or with a reason that loading or analysis gave.
+        reason: jobs that ended with it, dead or not.
 
     Returns:
         How many are ready again.
@@ -229,22 +230,24 @@ def retry(connection: sa.Connection, series_instance_uid: str | None = None) -> 
     kept = ~sa.exists().where(instance.c.series_id == series.c.id, instance.c.cleared_at.is_not(None))
     ended = ended & kept
     wanted = job.c.state == JobState.DEAD
+    if series_instance_uid is not None or reason is not None:
+        wanted = job.c.state.in_((JobState.DEAD, JobState.DONE))
     if series_instance_uid is not None:
-        wanted = job.c.state.in_((JobState.DEAD, JobState.DONE)) & (series.c.series_instance_uid == series_instance_uid)
+        wanted &= series.c.series_instance_uid == series_instance_uid
+    if reason is not None:
+        wanted &= job.c.reason == reason
     members = lock_series(connection, sa.exists().where(ended, wanted).correlate(series))
-    if not members:
+    query = sa.select(job.c.id, job.c.series_id, job.c.program).where(ended, wanted)
+    again = rows_where_in(connection, query, series.c.id, [member.id for member in members])
+    if not again:
         return 0
-    again = sa.select(job.c.id).where(ended, wanted, series.c.id.in_([member.id for member in members]))
-    rows = connection.execute(
-        sa.update(job)
-        .where(job.c.id.in_(connection.execute(again).scalars().all()))
-        .values(**_ready_anew())
-        .returning(job.c.series_id, job.c.program)
-    ).all()
-    for series_id, program in rows:
-        place(connection, [series_id], program, SeriesState.WAITING)
+    one = sa.update(job).where(job.c.id == sa.bindparam("job_id")).values(**_ready_anew())
+    connection.execute(one, [{"job_id": row.id} for row in again])
+    for program in {row.program for row in again}:
+        waiting = [row.series_id for row in again if row.program == program]
+        place(connection, waiting, program, SeriesState.WAITING)
     tell(connection, "series", [member.series_instance_uid for member in members], Change.RETRIED)
-    return len(rows)
+    return len(again)
 
 
 def _ready_anew() -> dict[str, Any]:

@@ -231,9 +231,7 @@ def retry(
         if destination:
             objects = outbox.retry(connection, destination)
         elif reason:
-            lines = overview.results_table(connection)
-            wanted = {line.series_instance_uid for line in lines if line.level is None and line.reason == reason}
-            series = sum(queue.retry(connection, one) for one in sorted(wanted))
+            series = queue.retry(connection, reason=Reason(reason))
         elif uid:
             study = overview.explain(connection, uid)
             members = [one.series_instance_uid for one in study.series] if study else [uid]

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from db.outbox import claim_objects, sent
-from db.overview import counts, events, explain, results_table
+from db.overview import counts, events, explain
 from db.queue import reap
 from db.registry import record_refusal
 from db.results import complete
@@ -37,7 +37,6 @@ def some_of_everything(database, phantoms):
 def test_an_empty_database_counts_nothing(database):
     with database.read() as connection:
         told = counts(connection)
-        assert results_table(connection) == ()
         assert events(connection) == ()
         assert explain(connection, "1.2.1") is None
     assert told.instances == 0
@@ -90,21 +89,19 @@ def test_an_explanation_is_of_the_latest_decision(database, phantoms):
     assert series.job is JobState.OBSOLETE
 
 
-def test_the_table_of_results(database, phantoms):
+def test_the_lines_of_a_result(database, phantoms):
     some_of_everything(database, phantoms)
     with database.read() as connection:
-        lines = results_table(connection)
-        assert results_table(connection, limit=2) == lines[:2]
-    patient, _, l1, l2, thick, empty, dead = lines
+        study = explain(connection, "1.2.1")
+    assert study is not None
+    patient, _, l1, l2 = study.series[0].lines
     assert (patient.level, patient.volumetric_bmd, patient.finding) == (None, 93.25, BoneFinding.OSTEOPENIA)
     assert patient.attenuation_mean == 101.0  # of L1's core alone, as in `cohort`
     assert (l1.level, l1.attenuation_mean, l1.volumetric_bmd) == (VertebralLevel.L1, 101.0, 93.25)
     assert (l2.volumetric_bmd, l2.reason) == (None, Reason.DENSE_FOCUS)
     assert patient.reference_only
     assert patient.study_date == "20260301"
-    reasons = [line.reason for line in (thick, empty, dead)]
-    assert reasons == [Reason.SLICES_TOO_THICK, Reason.NO_VERTEBRA, Reason.ANALYSIS_FAILED]
-    assert not any("/" in str(value) for line in lines for value in asdict(line).values())
+    assert not any("/" in str(value) for line in study.series[0].lines for value in asdict(line).values())
 
 
 def test_events_tell_the_story_of_a_series(database, phantoms):

@@ -146,6 +146,23 @@ def test_an_answer_without_a_result_is_not_tried_again_unless_a_person_asks(data
     assert phantoms.state(database) == (SeriesState.DONE, None)
 
 
+def test_all_that_ended_for_a_reason_are_tried_again_however_many(database, phantoms, monkeypatch):
+    monkeypatch.setattr("db.connection.LONGEST_LIST", 2)
+    phantoms.waiting(database, studies=6)
+    for claimed in phantoms.claim(database, 5):
+        with database.begin() as connection:
+            reason = Reason.METAL if claimed.series.series_instance_uid == "1.2.5.1" else Reason.NO_VERTEBRA
+            assert complete(connection, claimed, failure(claimed, reason))
+    with database.begin() as connection:
+        assert retry(connection, reason=Reason.ANALYSIS_FAILED) == 0
+        assert retry(connection, reason=Reason.NO_VERTEBRA) == 4
+        assert retry(connection, reason=Reason.NO_VERTEBRA) == 0
+    assert phantoms.state(database, study=4) == (SeriesState.WAITING, None)
+    assert phantoms.state(database, study=5) == (SeriesState.SET_ASIDE, Reason.METAL)
+    retried = schema.event.c.change == schema.Change.RETRIED
+    assert phantoms.count(database, schema.event, retried) == 4
+
+
 def test_an_end_is_kept_when_the_study_is_closed_again(database, phantoms):
     phantoms.arrive(database, *phantoms.series(), *phantoms.series(series=2))
     phantoms.close(database)
