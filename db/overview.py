@@ -69,7 +69,7 @@ class SeriesExplained:
     job: JobState | None
     attempts: int
     lines: tuple["ResultLine", ...]  # of its current result: the patient's first, then head to foot
-    objects: tuple[tuple[str, str, ObjectState], ...]  # kind, destination, state
+    objects: tuple[tuple[str, str, ObjectState, str], ...]  # kind, destination, state, what was said last of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ def _latest(table: sa.Table, revision: sa.ColumnElement[int], program: Program) 
 
 def _explained(connection: sa.Connection, row: Any, lines: list[ResultLine]) -> SeriesExplained:
     objects = connection.execute(
-        sa.select(outbox.c.kind, outbox.c.destination, outbox.c.state)
+        sa.select(outbox.c.kind, outbox.c.destination, outbox.c.state, outbox.c.detail)
         .join(result)
         .where(result.c.series_id == row.id)
         .order_by(outbox.c.id)
@@ -260,7 +260,7 @@ def _explained(connection: sa.Connection, row: Any, lines: list[ResultLine]) -> 
         lines=tuple(
             sorted((line for line in lines if line.series_instance_uid == row.series_instance_uid), key=_height)
         ),
-        objects=tuple((kind, destination, state) for kind, destination, state in objects),
+        objects=tuple((row.kind, row.destination, row.state, row.detail) for row in objects),
     )
 
 

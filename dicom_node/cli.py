@@ -230,12 +230,21 @@ def retry(
         series = objects = 0
         if destination:
             objects = outbox.retry(connection, destination)
+            known = {each.name for each in options.sender.destinations} | overview.counts(
+                connection
+            ).destinations.keys()
+            if destination not in known:
+                raise BadOption(
+                    f"there is no destination '{destination}'; there are: {', '.join(sorted(known)) or 'none'}"
+                )
         elif reason:
             series = queue.retry(connection, reason=Reason(reason))
         elif uid:
             study = overview.explain(connection, uid)
             members = [one.series_instance_uid for one in study.series] if study else [uid]
             series = sum(queue.retry(connection, one) for one in members)
+            if not series:
+                _say("nothing under this UID failed and has its files still; `trabecula explain` tells of a study")
         else:
             series, objects = queue.retry(connection), outbox.retry(connection)
     typer.echo(f"tried again: {series} series, {objects} reports")

@@ -190,8 +190,8 @@ def _series_table(series: SeriesExplained) -> Table:
     kernel = ", ".join(series.convolution_kernel) or "not said"
     thickness = "not said" if series.slice_thickness is None else f"{series.slice_thickness:g} mm"
     sent: dict[str, list[str]] = {}
-    for kind, destination, state in series.objects:
-        sent.setdefault(f"{destination}: {state}", []).append(kind)
+    for kind, destination, state, detail in series.objects:
+        sent.setdefault(f"{destination}: {state}{f' ({detail})' if detail else ''}", []).append(kind)
     rows = [
         ("images", f"{series.instances}, {series.modality or '?'}, {thickness}, kernel {kernel}"),
         ("chosen", chosen if series.score is None else f"{chosen} (score {series.score:g})"),

@@ -80,7 +80,8 @@ def configure_logs(options: LogOptions) -> None:
         logging.getLogger(name).setLevel(options.level)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # speaks of values only
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
-    logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL + 1)  # peers.association says why, in our words
+    for name in ("transport", "acse"):  # peers.association says why, in our words
+        logging.getLogger(f"pynetdicom.{name}").setLevel(logging.CRITICAL + 1)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # what can't be written would be printed with its arguments
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)\b")

@@ -70,7 +70,7 @@ def test_a_study_is_explained(database, phantoms):
     done, thick, empty = study.series
     assert (done.selected, done.state, done.job, done.instances) == (True, SeriesState.DONE, JobState.DONE, 3)
     assert [line.level for line in done.lines] == [None, VertebralLevel.T12, VertebralLevel.L1, VertebralLevel.L2]
-    assert done.objects == (("sr", "PACS", ObjectState.SENT), ("sr", "PACS", ObjectState.READY))
+    assert done.objects == (("sr", "PACS", ObjectState.SENT, ""), ("sr", "PACS", ObjectState.READY, ""))
     assert (thick.selected, thick.reason, thick.job) == (False, Reason.SLICES_TOO_THICK, None)
     assert (empty.selected, empty.reason, empty.detail) == (True, Reason.NO_VERTEBRA, "none")
     assert open_study is not None

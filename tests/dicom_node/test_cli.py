@@ -163,10 +163,21 @@ def test_retry_makes_a_job_ready_again(node: Node, what: list[str]):
     assert node.jobs() == ["ready"]
 
 
-@pytest.mark.parametrize("what", [[], ["--destination", "pacs"], ["--reason", "metal"], ["1.2.3"]])
+@pytest.mark.parametrize("what", [[], ["--reason", "metal"], ["1.2.3"]])
 def test_retry_leaves_the_rest_alone(node: Node, what: list[str]):
-    assert call("retry", *what, "-c", node.config).output == "tried again: 0 series, 0 reports\n"
+    told = call("retry", *what, "-c", node.config).output
+    assert told.endswith("tried again: 0 series, 0 reports\n")
+    assert ("nothing under this UID failed" in told) == (what == ["1.2.3"])
     assert node.jobs() == ["done"]
+
+
+def test_retry_of_a_destination_that_is_none_names_those_that_are(node: Node):
+    with node.config.open("a") as config:
+        config.write("[[sender.destinations]]\nname = 'pacs'\nae_title = 'PACS'\nhost = '127.0.0.1'\n")
+    told = call("retry", "--destination", "pcas", "-c", node.config)
+    assert told.exit_code == 2
+    assert "there is no destination 'pcas'; there are: pacs" in told.output
+    assert call("retry", "--destination", "pacs", "-c", node.config).exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The doctor asks archives and destinations, and says how far it got with each."""
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -136,6 +139,15 @@ def test_an_archive_that_rejects_us_or_is_silent_takes_connections(tmp_path: Pat
         silent = told(tmp_path, PACS.format(door.getsockname()[1]))
     assert silent.finding is Finding.NOT_TAKEN
     assert silent.detail.count("it takes a connection") == 1
+
+
+def test_a_rejection_is_told_once_and_in_our_words_alone(tmp_path: Path):
+    with listening(VERIFICATION, FIND, GET, called=True) as port:
+        told(tmp_path, PACS.format(port))
+        command = [sys.executable, "-m", "dicom_node", "doctor", "--echo", "-c", str(tmp_path / "node.toml")]
+        ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert ran.stdout.count("Called AE title not recognised") == 1
 
 
 def test_an_archive_is_asked_over_tls_and_its_certificate_must_be_trusted(
