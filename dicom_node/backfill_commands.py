@@ -51,7 +51,7 @@ def folder_(
 def archive_(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="An archive of the configuration, [[backfill.archives]].")
+        str, typer.Argument(metavar="NAME", help=r"An archive of the configuration, \[\[backfill.archives]].")
     ],
     since: Annotated[str, typer.Option("--since", metavar="DATE", help="First day of the studies, YYYY-MM-DD.")] = "",
     until: Annotated[str, typer.Option("--until", metavar="DATE", help="Last day. Without one: --since alone.")] = "",

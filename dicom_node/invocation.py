@@ -41,19 +41,23 @@ def node_process(
 
 
 @contextmanager
-def remembered(config: NodeConfig) -> Iterator[Database]:
-    """The database of a node that ran already, for a command that only looks: with its own quiet logs."""
+def remembered(config: NodeConfig, *, read_only: bool = False) -> Iterator[Database]:
+    """The database of a node that ran already, for a command that is no process of the node: with its own quiet logs.
+
+    Args:
+        read_only: it is opened so that it can't be changed.
+    """
     configure_logs(LogOptions(level="ERROR"))
-    with known_database(config) as database:
+    with known_database(config, read_only=read_only) as database:
         yield database
 
 
 @contextmanager
-def known_database(config: NodeConfig) -> Iterator[Database]:
+def known_database(config: NodeConfig, *, read_only: bool = False) -> Iterator[Database]:
     """The database of a node that ran already; looking at none must not make one."""
     scheme, _, file = config.database.url.partition(":///")
     if scheme.startswith("sqlite") and not Path(file).is_file():
         raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")
-    with closing(open_database(config.database)) as database:
+    with closing(open_database(config.database, read_only=read_only)) as database:
         migrate.check(database)
         yield database

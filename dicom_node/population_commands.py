@@ -4,21 +4,17 @@ The commands that ask the archive as a whole: query, cohort, agreement, report, 
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from db import migrate
-from db.connection import Database, open_database
+from db.connection import Database
 from db.population import export, query, views
 from db.population.query import Answer, Criteria
 from dicom_node.config import NodeConfig
 from dicom_node.invocation import ConfigFile, configured, remembered
-from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.population import agreement, agreement_page, fhir, omop, page, reference, report, tables
 from dicom_node.pseudonyms import key_of_database
 from engine.errors import BadOption, DeploymentError
@@ -61,7 +57,7 @@ def query_(
         )
         return
     _, options = configured(context, config)
-    with _read_only(options) as database:
+    with remembered(options, read_only=True) as database:
         answer = query.ask(database, question, limit if output or limit else SHOWN + 1)
     _give(answer, output, limit)
 
@@ -91,7 +87,7 @@ def cohort(
         kvp=kvp,
     )
     _, options = configured(context, config)
-    with _read_only(options) as database:
+    with remembered(options, read_only=True) as database:
         answer = query.cohort(database, criteria)
     _give(answer, output, None)
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
@@ -113,7 +109,7 @@ def agreement_(
 ) -> None:
     """Hold the results against a site's own reference values: errors, limits of agreement, AUC, confusion tables."""
     _, options = configured(context, config)
-    with _read_only(options) as database:
+    with remembered(options, read_only=True) as database:
         found = _agreements(database, options, references, within)
     console = Console()
     for one in found:
@@ -140,7 +136,7 @@ def report_(
 ) -> None:
     """Write the report of the archive: intake, flow diagram, densities, prevalence, scanners, agreement, failures."""
     _, options = configured(context, config)
-    with _read_only(options) as database:
+    with remembered(options, read_only=True) as database:
         found = _agreements(database, options, references, agreement.WITHIN_DAYS) if references else ()
         text = report.report(database, options.vertebral.policy, found)
     with tables.aside(output) as unfinished:
@@ -158,7 +154,7 @@ def export_(
     if form not in ("parquet", "fhir", "omop"):
         raise BadOption(f"there is no form '{form}'; there are parquet, fhir and omop")
     _, options = configured(context, config)
-    with _read_only(options) as database:
+    with remembered(options, read_only=True) as database:
         if form == "parquet":
             written = export.export_parquet(options.database, folder)
         elif form == "omop":
@@ -171,7 +167,10 @@ def export_(
 
 def densitometry(
     context: typer.Context,
-    table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with patient_id, date, and perhaps kind.")],
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="CSV with patient_id, date; perhaps issuer_of_patient_id, kind."),
+    ],
     config: ConfigFile = None,
 ) -> None:
     """Take in who had a bone densitometry when, so that the worklist leaves them out."""
@@ -194,18 +193,6 @@ def grant(
     typer.echo(
         f"role {role} may read {len(query.READABLE)} tables and {len(views.definitions())} views, and write nothing"
     )
-
-
-@contextmanager
-def _read_only(config: NodeConfig) -> Iterator[Database]:
-    """The database of a node that ran already, opened so that it can't be changed."""
-    configure_logs(LogOptions(level="ERROR"))
-    scheme, _, file = config.database.url.partition(":///")
-    if scheme.startswith("sqlite") and not Path(file).is_file():
-        raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")
-    with closing(open_database(config.database, read_only=True)) as database:
-        migrate.check(database)
-        yield database
 
 
 def _key(config: NodeConfig) -> bytes:
