@@ -14,15 +14,11 @@ import sqlalchemy as sa
 from db.columns import utc_now
 from db.connection import insert_into
 from db.events import tell
-from db.origins import model_id, model_refs, policy_used, run_id
+from db.origins import model_id, policy_used, run_id
 from db.outcome_rows import (
     CALIBRATION,
-    JUDGED,
-    LEVEL_MARKS,
-    LEVELS,
     POLICIES,
     extras_of,
-    model_of,
     models_of,
     numbers_of,
     vertebra_of,
@@ -43,24 +39,13 @@ from db.schema import (
     result,
     result_model,
     series,
-    study,
     vertebra,
 )
 from db.series import lock_series, place, set_aside, withdraw_results
 from engine.records import (
-    CLASSES,
-    Calibration,
-    ClassProbability,
-    Evaluation,
-    Measurement,
-    Numbering,
-    Program,
-    QualityFlag,
-    Quantity,
     ReportObject,
     ScreeningResult,
     SeriesFailure,
-    VertebralLevel,
 )
 
 
@@ -115,58 +100,6 @@ def complete(
     return True
 
 
-def current_result(
-    connection: sa.Connection, series_instance_uid: str, program: Program = Program.VERTEBRAL
-) -> ScreeningResult | None:
-    """The current result of a series, as it was given to `complete`; None if there is none."""
-    row = connection.execute(
-        sa.select(result, study.c.study_instance_uid)
-        .join_from(result, series)
-        .join(study)
-        .where(series.c.series_instance_uid == series_instance_uid, result.c.program == program, result.c.is_current)
-    ).first()
-    if row is None:
-        return None
-    vertebrae = connection.execute(sa.select(vertebra).where(vertebra.c.result_id == row.id)).all()
-    in_order = sorted(vertebrae, key=lambda each: LEVELS.index(each.level))
-    places: list[tuple[VertebralLevel | None, Any]] = [(each.level, each) for each in in_order] + [(None, row)]
-    return ScreeningResult(
-        study_instance_uid=row.study_instance_uid,
-        series_instance_uid=series_instance_uid,
-        program=row.program,
-        levels=tuple(each.level for each in in_order),
-        **{name: tuple(each.level for each in in_order if getattr(each, mark)) for mark, name in LEVEL_MARKS.items()},
-        measurements=tuple(
-            Measurement(quantity, value, level, model_of(row, quantity))
-            for level, numbers in places
-            for quantity in Quantity
-            if (value := getattr(numbers, quantity, None)) is not None
-        )
-        + _extra_measurements(connection, row.id),
-        evaluations=tuple(
-            Evaluation(finding, level, getattr(row, POLICIES[quantity]), quantity)
-            for level, numbers in places
-            for quantity, column in JUDGED.items()
-            if (finding := getattr(numbers, column)) is not None
-        ),
-        quality_flags=_flags(connection, row.id),
-        reason=row.reason,
-        class_probabilities=tuple(
-            ClassProbability(finding, value, level, row.class_model)
-            for level, numbers in places
-            for finding in CLASSES
-            if (value := getattr(numbers, f"probability_{finding}")) is not None
-        ),
-        calibrations=_calibrations(connection, row.id),
-        numberings=_numberings(connection, row.id),
-        models=model_refs(connection, row.id),
-        policy=row.policy,
-        engine_version=row.engine_version,
-        analysed_at=row.analysed_at,
-        stage_seconds=tuple((name, seconds) for name, seconds in row.stage_seconds),
-    )
-
-
 def _check(claim: Claim, outcome: ScreeningResult | SeriesFailure) -> None:
     if (outcome.series_instance_uid, outcome.program) != (claim.series.series_instance_uid, claim.program):
         raise ValueError("the outcome is of another series or program than the claim")
@@ -200,42 +133,32 @@ def _keep_result(connection: sa.Connection, claim: Claim, series_id: int, outcom
         )
         .returning(result.c.id)
     ).scalar_one()
-    _insert(connection, vertebra, [{"result_id": result_id, **vertebra_of(outcome, level)} for level in outcome.levels])
-    calibrations = [
-        {"result_id": result_id, "ordinal": ordinal, **{name: getattr(each, name) for name in CALIBRATION}}
-        for ordinal, each in enumerate(outcome.calibrations)
-    ]
-    _insert(connection, calibration, calibrations)
-    _insert(connection, extra_measurement, [{"result_id": result_id, **each} for each in extras_of(outcome)])
-    flags = [
-        {
-            "result_id": result_id,
-            "ordinal": ordinal,
-            "reason": flag.reason,
-            "level": flag.finding_site,
-            "withholds": flag.withholds,
-            "detail": flag.detail,
-        }
-        for ordinal, flag in enumerate(outcome.quality_flags)
-    ]
-    _insert(connection, quality_flag, flags)
-    numberings = [
-        {"result_id": result_id, "ordinal": ordinal, "anchor": each.anchor, "shift": each.shift}
-        for ordinal, each in enumerate(outcome.numberings)
-    ]
-    _insert(connection, numbering, numberings)
-    models = [
-        {
-            "result_id": result_id,
-            "ordinal": ordinal,
-            "model_id": model_id(connection, used),
-            "precision": used.precision,
-            "backend": used.backend,
-        }
-        for ordinal, used in enumerate(outcome.models)
-    ]
-    _insert(connection, result_model, models)
+    _keep_parts(connection, result_id, outcome)
     return result_id
+
+
+def _keep_parts(connection: sa.Connection, result_id: int, outcome: ScreeningResult) -> None:
+    """What a result has several of, each kind in a table of its own, in the order in which the result names them."""
+    models = [
+        {"model_id": model_id(connection, used), "precision": used.precision, "backend": used.backend}
+        for used in outcome.models
+    ]
+    flags = [
+        {"reason": flag.reason, "level": flag.finding_site, "withholds": flag.withholds, "detail": flag.detail}
+        for flag in outcome.quality_flags
+    ]
+    calibrations = [{name: getattr(each, name) for name in CALIBRATION} for each in outcome.calibrations]
+    numberings = [{"anchor": each.anchor, "shift": each.shift} for each in outcome.numberings]
+    in_order: tuple[tuple[sa.Table, list[dict[str, Any]]], ...] = (
+        (result_model, models),
+        (quality_flag, flags),
+        (calibration, calibrations),
+        (numbering, numberings),
+    )
+    for table, rows in in_order:
+        _insert(connection, table, result_id, [{"ordinal": n, **row} for n, row in enumerate(rows)])
+    _insert(connection, vertebra, result_id, [vertebra_of(outcome, level) for level in outcome.levels])
+    _insert(connection, extra_measurement, result_id, extras_of(outcome))
 
 
 def _post(
@@ -270,34 +193,12 @@ def _post(
             connection.execute(new.on_conflict_do_update(index_elements=key, set_=anew))
 
 
-def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+def _insert(connection: sa.Connection, table: sa.Table, result_id: int, rows: list[dict[str, Any]]) -> None:
     if rows:
-        connection.execute(sa.insert(table), rows)
-
-
-def _calibrations(connection: sa.Connection, result_id: int) -> tuple[Calibration, ...]:
-    columns = [calibration.c[name] for name in CALIBRATION]
-    query = sa.select(*columns).where(calibration.c.result_id == result_id).order_by(calibration.c.ordinal)
-    return tuple(Calibration(**row._mapping) for row in connection.execute(query))
-
-
-def _numberings(connection: sa.Connection, result_id: int) -> tuple[Numbering, ...]:
-    query = sa.select(numbering).where(numbering.c.result_id == result_id).order_by(numbering.c.ordinal)
-    return tuple(Numbering(row.anchor, row.shift) for row in connection.execute(query))
-
-
-def _extra_measurements(connection: sa.Connection, result_id: int) -> tuple[Measurement, ...]:
-    query = sa.select(extra_measurement).where(extra_measurement.c.result_id == result_id)
-    rows = connection.execute(query.order_by(extra_measurement.c.ordinal))
-    return tuple(Measurement(Quantity(row.quantity), row.value, row.finding_site, row.model) for row in rows)
+        connection.execute(sa.insert(table), [{"result_id": result_id, **row} for row in rows])
 
 
 def _policies_of(connection: sa.Connection, outcome: ScreeningResult) -> dict[str, str]:
     """The policy of each finding, by its column."""
     named = {POLICIES[each.quantity]: each.policy for each in reversed(outcome.evaluations)}
     return {column: policy_used(connection, name) for column, name in ({"policy": outcome.policy} | named).items()}
-
-
-def _flags(connection: sa.Connection, result_id: int) -> tuple[QualityFlag, ...]:
-    query = sa.select(quality_flag).where(quality_flag.c.result_id == result_id).order_by(quality_flag.c.ordinal)
-    return tuple(QualityFlag(row.reason, row.level, row.withholds, row.detail) for row in connection.execute(query))

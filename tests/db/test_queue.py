@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from db import schema
 from db.queue import fail, heartbeat, reap, release, retry
-from db.results import complete, current_result
+from db.recall import current_result
+from db.results import complete
 from db.schema import JobState, SeriesState
 from engine.records import Program, Reason, SeriesFailure
 

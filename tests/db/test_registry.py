@@ -11,6 +11,7 @@ from db import schema, series
 from db.completeness import open_studies
 from db.overview import events
 from db.queue import claim
+from db.recall import current_result
 from db.registry import (
     Arrival,
     known_instances,
@@ -18,7 +19,7 @@ from db.registry import (
     record_refusal,
     register_instances,
 )
-from db.results import complete, current_result
+from db.results import complete
 from db.schema import JobState, ObjectState, SeriesState, StudyState
 from db.studies import close_study, series_of_study
 from engine.digest import digest_of

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from db import schema
 from db.connection import StatementFailed
 from db.queue import reap
-from db.results import complete, current_result
+from db.recall import current_result
+from db.results import complete
 from db.schema import SeriesState
 from engine.records import (
     CLASSES,
