@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 from dicom_node.backfill.calling import archive_peer, archive_server
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
 from dicom_node.peers import query
-from dicom_node.peers.association import line_of
-from dicom_node.peers.dicomweb import DicomWeb, Server, certificates
-from dicom_node.peers.line import Line, Trouble
+from dicom_node.peers.dicomweb import DicomWeb
+from dicom_node.peers.line import LineDown, Trouble
 from dicom_node.sender.options import Destination, SenderOptions
-from dicom_node.sender.store import echo, peer_of, server_of
+from dicom_node.sender.store import echo
 from engine.errors import DeploymentError, PeerAway, PeerError
 
 PATIENCE_S = 5.0  # our choice: for a connection, and for each answer; a person waits before the screen
@@ -43,20 +42,16 @@ class Called:
     name: str
     where: str  # for people, never with a password in it
     ask: Callable[[], None]  # raises PeerError, DeploymentError
-    line: Callable[[], Line]  # raises DeploymentError
 
 
 def find(called: Called) -> tuple[Finding, str]:
     """Ask one; how far one gets, and what to tell a person."""
     try:
-        try:
-            called.ask()
-        except PeerAway as bad:
-            trouble = called.line().trouble()
-            if trouble is None:
-                return Finding.NOT_TAKEN, str(bad)
-            finding, told = trouble
-            return Finding(finding), str(bad) if told in str(bad) else f"{bad}: {told}"
+        called.ask()
+    except LineDown as bad:
+        return Finding(bad.trouble), str(bad)
+    except PeerAway as bad:
+        return Finding.NOT_TAKEN, str(bad)
     except DeploymentError as bad:
         return Finding.OUR_FILES, str(bad)
     except PeerError as bad:
@@ -73,9 +68,8 @@ def destinations(options: SenderOptions) -> Iterator[Called]:
         store_timeout_s=min(PATIENCE_S, options.store_timeout_s),
     )
     for each in options.destinations:
-        line = partial(_line_of_web, server_of(each, brief)) if each.url else partial(line_of, peer_of(each, brief))
         where = _where(each, "C-STORE to", "STOW-RS to")
-        yield Called(f"destination {each.name}", where, partial(echo, each, brief), line)
+        yield Called(f"destination {each.name}", where, partial(echo, each, brief))
 
 
 def archives(options: BackfillOptions) -> Iterator[Called]:
@@ -98,20 +92,13 @@ def _called_web(archive: Archive, options: BackfillOptions, where: str) -> Calle
         with DicomWeb(server) as web:
             web.ask()
 
-    return Called(f"archive {archive.name}", where, ask, partial(_line_of_web, server))
+    return Called(f"archive {archive.name}", where, ask)
 
 
 def _called_pacs(archive: Archive, options: BackfillOptions, where: str) -> Called:
     peer = archive_peer(archive, options, options.answer_timeout_s)
     model = query.MOVE if archive.retrieve is Retrieve.MOVE else query.GET
-    return Called(f"archive {archive.name}", where, partial(query.ask, peer, model), partial(line_of, peer))
-
-
-def _line_of_web(server: Server) -> Line:
-    url = urlsplit(server.url)
-    is_secret = url.scheme == "https"
-    port = url.port or (443 if is_secret else 80)
-    return Line(url.hostname or "", port, server.connect_timeout_s, certificates(server) if is_secret else None)
+    return Called(f"archive {archive.name}", where, partial(query.ask, peer, model))
 
 
 def _where(peer: Destination | Archive, by_dicom: str, by_web: str) -> str:

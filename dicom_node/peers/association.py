@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.peers.line import Line
+from dicom_node.peers.leaving import GoOn, always, left_when_told
+from dicom_node.peers.line import LineDown, trouble_of
 from engine.errors import DeploymentError, PeerAway, PeerError
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
+
+    from dicom_node.peers.dialling import Dialler
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -72,6 +75,7 @@ def association(
     contexts: Sequence[Context],
     roles: Sequence[str] = (),
     handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+    go_on: GoOn = always,
 ) -> Iterator["Association"]:
     """An association with a peer, released at the end.
 
@@ -80,60 +84,73 @@ def association(
     Args:
         roles: abstract syntaxes of which we are SCP as well, as C-GET wants it.
         handlers: (event of pynetdicom, handler).
+        go_on: for as long as the association is asked for, and while it is released.
 
     Raises:
-        PeerAway: the peer is not there, did not answer, or rejected us.
+        LineDown: there is no connection to the peer, or no TLS.
+        PeerAway: the peer did not answer, or rejected us.
+        PeerError: it was left.
+        DeploymentError: as `Tls.context`.
     """
-    from pynetdicom import AE, build_role
+    from pynetdicom import build_role
 
-    ae = AE(ae_title=peer.our_ae_title)
-    ae.connection_timeout = peer.connect_timeout_s
-    ae.acse_timeout = peer.association_timeout_s
-    ae.dimse_timeout = peer.answer_timeout_s
-    ae.network_timeout = peer.idle_timeout_s
+    from dicom_node.peers.dialling import Dialler
+
+    dialler = Dialler(ae_title=peer.our_ae_title)
+    dialler.connection_timeout = peer.connect_timeout_s
+    dialler.acse_timeout = peer.association_timeout_s
+    dialler.dimse_timeout = peer.answer_timeout_s
+    dialler.network_timeout = peer.idle_timeout_s
     for abstract_syntax, transfer_syntaxes in contexts:
-        ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
-    try:
-        made = ae.associate(
-            peer.host,
-            peer.port,
-            ae_title=peer.ae_title,
-            max_pdu=MAX_PDU_BYTES,
-            ext_neg=[build_role(abstract_syntax, scp_role=True) for abstract_syntax in roles],
-            evt_handlers=list(handlers),
-            tls_args=None if peer.tls is None else (peer.tls.context(peer.name), peer.host),
-        )
-    except (OSError, RuntimeError):  # a name that does not resolve, no route
-        raise PeerAway(f"'{peer.name}' can't be reached: {why_not(peer)}") from None
-    if made.is_rejected:
-        raise PeerAway(f"'{peer.name}' rejected the association: {made.acceptor.primitive.reason_str}")
-    if not made.is_established and not made.rejected_contexts:
-        raise PeerAway(f"'{peer.name}' can't be reached: {why_not(peer)}")
+        dialler.add_requested_context(abstract_syntax, list(transfer_syntaxes))
+    ext_neg = [build_role(abstract_syntax, scp_role=True) for abstract_syntax in roles]
+    made = _asked_for(peer, dialler, ext_neg, handlers, go_on)
     try:
         yield made
     finally:
         if made.is_established:
-            made.release()
+            with left_when_told(go_on, dialler.leave):
+                made.release()
 
 
-def line_of(peer: Peer) -> Line:
-    """What an association with a peer would go over.
+def _asked_for(
+    peer: Peer, dialler: "Dialler", ext_neg: list[Any], handlers: Sequence[tuple[Any, Any]], go_on: GoOn
+) -> "Association":
+    tls_args = None if peer.tls is None else (peer.tls.context(peer.name), peer.host)
+    if not go_on():
+        raise PeerError(f"'{peer.name}' was left")
+    try:
+        with left_when_told(go_on, dialler.leave):
+            made = dialler.associate(
+                peer.host,
+                peer.port,
+                ae_title=peer.ae_title,
+                max_pdu=MAX_PDU_BYTES,
+                ext_neg=ext_neg,
+                evt_handlers=list(handlers),
+                tls_args=tls_args,
+            )
+    except OSError as bad:  # a name that does not resolve
+        trouble, told = trouble_of(bad, peer.connect_timeout_s)
+        raise LineDown(trouble, f"'{peer.name}' can't be reached: {told}") from None
+    except RuntimeError as bad:  # such as that there can be no more threads
+        raise PeerAway(f"'{peer.name}' can't be asked for an association ({type(bad).__name__})") from None
+    if not go_on():
+        if made.is_established:
+            made.abort()
+        raise PeerError(f"'{peer.name}' was left")
+    if made.is_rejected:
+        raise PeerAway(f"'{peer.name}' rejected the association: {made.acceptor.primitive.reason_str}")
+    if dialler.trouble is not None:
+        trouble, told = dialler.trouble
+        raise LineDown(trouble, f"'{peer.name}' can't be reached: {told}")
+    if not made.is_established and not made.rejected_contexts:
+        raise PeerAway(f"'{peer.name}' can't be reached: {_silent(peer)}")
+    return made
 
-    Raises:
-        DeploymentError: as `Tls.context`.
-    """
-    return Line(peer.host, peer.port, peer.connect_timeout_s, None if peer.tls is None else peer.tls.context(peer.name))
 
-
-def why_not(peer: Peer) -> str:
-    """What is in the way to a peer: pynetdicom tells its log alone.
-
-    Raises:
-        DeploymentError: as `Tls.context`.
-    """
-    trouble = line_of(peer).trouble()
-    if trouble is not None:
-        return trouble[1]
+def _silent(peer: Peer) -> str:
+    """What it may be that a peer takes a connection, and then nothing."""
     perhaps = "speaks TLS alone" if peer.tls is None else "" if peer.tls.certificate else "wants a certificate of ours"
     told = "it takes a connection, but answers no request for an association"
     return f"{told}; perhaps it {perhaps}" if perhaps else told

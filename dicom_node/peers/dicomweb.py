@@ -20,6 +20,7 @@ from weakref import WeakSet
 import httpx
 
 from dicom_node.peers import web_words
+from dicom_node.peers.line import LineDown
 from engine.errors import DeploymentError, PeerAway, PeerError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ MOST_HEAD_BYTES = 8192  # of a part's own header lines
 
 NOT_NOW = frozenset({408, 425, 429, 502, 503, 504})
 """Statuses that are about the server and not about what was asked of it."""
+
+NO_CONNECTION = (httpx.ConnectError, httpx.ConnectTimeout)
 
 RETRY_LATER = frozenset({0xA700, 0x0110, 0x0122})
 
@@ -61,6 +64,7 @@ class DicomWeb:
         self._server = server
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._lock = threading.Lock()
+        self._here = threading.local()  # of each thread: whether its connection failed in TLS
         headers = {}
         try:
             if server.token_file:
@@ -102,6 +106,7 @@ class DicomWeb:
 
     def _trace(self, event: str, told: Mapping[str, Any]) -> None:
         """Called by httpx with each step of a request: remembers connections, which can't be had from it otherwise."""
+        self._here.in_tls = event == "connection.start_tls.failed"
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             with self._lock:
                 self._sockets.add(told["return_value"].get_extra_info("socket"))
@@ -174,9 +179,12 @@ class DicomWeb:
             "Accept": "application/dicom+json",
         }
         try:
-            answer = self._client.request("POST", "studies", content=body, headers=headers)
+            more = {"trace": self._trace}
+            answer = self._client.request("POST", "studies", content=body, headers=headers, extensions=more)
+        except NO_CONNECTION as bad:
+            raise self._line_down(bad) from None
         except httpx.HTTPError as bad:
-            raise PeerAway(_failed(bad, self._server)) from None
+            raise PeerAway(_lost(bad, self._server)) from None
         if answer.status_code in NOT_NOW:
             raise PeerAway(f"'{self._server.name}' takes nothing now ({web_words.status(answer.status_code)})")
         return _stored(answer, self._server.name)
@@ -206,16 +214,19 @@ class DicomWeb:
                 if answer.status_code not in (200, 204, 206):
                     raise PeerError(f"'{self._server.name}' answered {web_words.status(answer.status_code)}")
                 yield answer
-        except (httpx.ConnectError, httpx.ConnectTimeout) as bad:
-            raise PeerAway(_failed(bad, self._server)) from None
+        except NO_CONNECTION as bad:
+            raise self._line_down(bad) from None
         except httpx.HTTPError as bad:
-            raise PeerError(_failed(bad, self._server)) from None
+            raise PeerError(_lost(bad, self._server)) from None
+
+    def _line_down(self, bad: httpx.TransportError) -> LineDown:
+        in_tls = getattr(self._here, "in_tls", False)
+        trouble, told = web_words.why_no_connection(bad, self._server.connect_timeout_s, in_tls)
+        return LineDown(trouble, f"'{self._server.name}' can't be reached: {told}")
 
 
-def _failed(bad: httpx.HTTPError, server: Server) -> str:
+def _lost(bad: httpx.HTTPError, server: Server) -> str:
     """What became of a request, for people; httpx's own words may quote what the server sent."""
-    if isinstance(bad, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return f"'{server.name}' can't be reached: {web_words.why(bad, server.connect_timeout_s)}"
     return f"'{server.name}' was lost on the way: {web_words.why(bad, server.answer_timeout_s)}"
 
 

@@ -1,14 +1,13 @@
 """
-What lies under every protocol: a connection, with TLS or without, and how far one gets with it.
-
-Looked at by a connection of its own, for people: those who speak the protocols say no more than that it failed.
+What lies under every protocol: a connection, with TLS or without, and how far one got with it, in words for people.
 """
 
 import errno
 import socket
 import ssl
-from dataclasses import dataclass
 from enum import StrEnum
+
+from engine.errors import PeerAway
 
 
 class Trouble(StrEnum):
@@ -19,43 +18,33 @@ class Trouble(StrEnum):
     NOT_TRUSTED = "not_trusted"  # the certificate is none that we were told to trust
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One to a peer."""
+class LineDown(PeerAway):
+    """Raised when there is no connection to a peer, or no TLS over it."""
 
-    host: str
-    port: int
-    timeout_s: float
-    tls: ssl.SSLContext | None
+    def __init__(self, trouble: Trouble, message: str) -> None:
+        """Keep both arguments, so that the error survives pickling."""
+        super().__init__(trouble, message)
+        self.trouble = trouble
+        self.message = message
 
-    def trouble(self) -> tuple[Trouble, str] | None:
-        """What of it does not work, and that in our words; None: it works."""
-        try:
-            with socket.create_connection((self.host, self.port), self.timeout_s) as plain:
-                return None if self.tls is None else self._trouble_with_tls(plain, self.tls)
-        except OSError as bad:
-            return trouble_of(bad, self.timeout_s)
-
-    def _trouble_with_tls(self, plain: socket.socket, tls: ssl.SSLContext) -> tuple[Trouble, str] | None:
-        try:
-            tls.wrap_socket(plain, server_hostname=self.host).close()
-        except ssl.SSLError as bad:
-            return trouble_of(bad, self.timeout_s)
-        except OSError as bad:
-            return Trouble.NO_TLS, f"there, but TLS fails ({bad.strerror or type(bad).__name__})"
-        return None
+    def __str__(self) -> str:
+        """What is in the way."""
+        return self.message
 
 
-def trouble_of(bad: OSError, timeout_s: float) -> tuple[Trouble, str]:
+def trouble_of(bad: OSError, timeout_s: float, in_tls: bool = False) -> tuple[Trouble, str]:
     """What does not work of a line on which this error came, and that in our words.
 
     Args:
         timeout_s: how long was waited.
+        in_tls: the connection stood, and TLS was being agreed on.
     """
     if isinstance(bad, ssl.SSLCertVerificationError):
         return Trouble.NOT_TRUSTED, f"its certificate is not taken ({bad.verify_message})"
     if isinstance(bad, ssl.SSLError):
         return Trouble.NO_TLS, f"there, but TLS fails ({bad.reason or type(bad).__name__})"
+    if in_tls:
+        return Trouble.NO_TLS, f"there, but TLS fails ({bad.strerror or type(bad).__name__})"
     if isinstance(bad, socket.gaierror):
         told = "its host name is not known here"
     elif isinstance(bad, TimeoutError):

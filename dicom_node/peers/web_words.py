@@ -2,7 +2,7 @@
 What goes wrong over HTTP, in words for people: by what lies beneath an error, and by the status of an answer.
 """
 
-from dicom_node.peers.line import trouble_of
+from dicom_node.peers.line import Trouble, trouble_of
 
 STATUSES = {
     401: "it wants a token, or another one",
@@ -38,9 +38,21 @@ def why(bad: BaseException, timeout_s: float) -> str:
         bad: with what lies beneath it as its cause: a socket's error, where the line is at fault.
         timeout_s: how long was waited.
     """
+    below = _beneath(bad)
+    return "what it answers is no HTTP, or ends too soon" if below is None else trouble_of(below, timeout_s)[1]
+
+
+def why_no_connection(bad: BaseException, timeout_s: float, in_tls: bool) -> tuple[Trouble, str]:
+    """What of a line does not work over which a request could not even be made, and that in words.
+
+    Args:
+        in_tls: the connection stood, and TLS was being agreed on.
+    """
+    return trouble_of(_beneath(bad) or OSError(), timeout_s, in_tls)
+
+
+def _beneath(bad: BaseException) -> OSError | None:
     below: BaseException | None = bad
     while below is not None and not isinstance(below, OSError):
         below = below.__cause__ or below.__context__
-    if below is None:
-        return "what it answers is no HTTP, or ends too soon"
-    return trouble_of(below, timeout_s)[1]
+    return below

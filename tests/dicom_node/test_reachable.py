@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -174,6 +174,48 @@ def test_a_web_server_that_does_not_serve_us_is_told_by_its_status(tmp_path: Pat
         check = told(tmp_path, WEB.format(url))
     assert (check.state, check.finding) == (State.WRONG, finding)
     assert f"HTTP {status}" in check.detail
+
+
+@contextmanager
+def closing_door() -> Iterator[tuple[int, list[socket.socket]]]:
+    """Takes connections and ends them at once; tells its port, and which it took."""
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = door.accept()
+                taken.append(client)
+                client.recv(1)
+                client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        taking = Thread(target=take, daemon=True)
+        taking.start()
+        yield int(door.getsockname()[1]), taken
+        door.shutdown(socket.SHUT_RDWR)
+        taking.join()
+
+
+@pytest.mark.parametrize(
+    ("is_web", "is_secret", "finding"),
+    [
+        (False, False, Finding.NOT_TAKEN),
+        (False, True, Finding.NO_TLS),
+        (True, False, Finding.NOT_AS_NEEDED),
+        (True, True, Finding.NO_TLS),
+    ],
+)
+def test_one_that_is_away_is_waited_for_once(
+    tmp_path: Path, papers: Papers, is_web: bool, is_secret: bool, finding: Finding
+):
+    """How far one gets is told of the connection that failed, and not of one more."""
+    with closing_door() as (port, taken):
+        web = WEB.format(f"{'https' if is_secret else 'http'}://127.0.0.1:{port}/dicom-web")
+        archive = web if is_web else PACS.format(port) + (tls(papers) if is_secret else "")
+        check = told(tmp_path, archive)
+    assert (check.state, check.finding) == (State.WRONG, finding)
+    assert len(taken) == 1
 
 
 def test_nobody_is_asked_unless_that_is_wanted(tmp_path: Path):
