@@ -55,7 +55,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
     stop = stopped_by_signal()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     key = key_of_database(config)
-    count = series_counter(config.backfill, config.studies.count_at)
+    count = series_counter(config.backfill, config.studies.count_at, lambda: not stop.is_set())
     with (
         current_database(config, key) as database,
         Spool(config.spool) as spool,
@@ -70,7 +70,7 @@ def receive(config: NodeConfig, ready: Ready) -> None:
         ) as receiver,
         _metrics(config, database, spool, registrar),
     ):
-        studies = Closer(database, config.studies, config.selection, count)
+        studies = Closer(database, config.studies, config.selection, count, go_on=lambda: not stop.is_set())
         closer = threading.Thread(target=_close_studies, args=(studies, config, registrar, stop), name="closer")
         clearer = threading.Thread(target=_clear_spool, args=(database, spool, config, registrar, stop), name="clearer")
         closer.start()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from dicom_node.backfill.calling import archive_peer
 from dicom_node.backfill.options import BackfillOptions
+from dicom_node.peers.leaving import GoOn, always
 from dicom_node.peers.query import finder
 from engine.errors import BadOption, PeerError
 
@@ -11,8 +12,13 @@ ANSWER_TIMEOUT_S = 20.0
 """Our choice: studies wait for the answer, so an archive that is slow at night counts as away."""
 
 
-def series_counter(options: BackfillOptions, name: str) -> Callable[[str], Mapping[str, int]] | None:
+def series_counter(
+    options: BackfillOptions, name: str, go_on: GoOn = always
+) -> Callable[[str], Mapping[str, int]] | None:
     """Asks one of the archives for the CT series of a study; None: no archive is named.
+
+    Args:
+        go_on: where it is False, the archive is left.
 
     Raises:
         BadOption: there is no archive of that name, or it does not speak C-FIND.
@@ -27,7 +33,7 @@ def series_counter(options: BackfillOptions, name: str) -> Callable[[str], Mappi
     peer = archive_peer(archive, options, ANSWER_TIMEOUT_S)
 
     def count(study_instance_uid: str) -> Mapping[str, int]:
-        with finder(peer) as opened:
+        with finder(peer, go_on) as opened:
             answers = opened.find(
                 "SERIES",
                 StudyInstanceUID=study_instance_uid,

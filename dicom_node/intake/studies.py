@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from db.completeness import OpenSeries, OpenStudy, open_studies
 from db.connection import Database
 from db.studies import close_study, series_of_study
+from dicom_node.peers.leaving import GoOn, always
 from engine.errors import PeerError, ScreeningError
 from engine.records import Program
 from engine.selection import SelectionOptions, select
@@ -53,17 +54,20 @@ class Closer:
         selection: SelectionOptions,
         count: Callable[[str], Counts] | None = None,
         program: Program = Program.VERTEBRAL,
+        go_on: GoOn = always,
     ) -> None:
         """Hold what is needed.
 
         Args:
             count: asks an archive for the CT series of a study; may raise PeerError. Asked once for each revision.
+            go_on: where it is False no more studies are closed: what could not be counted now is counted another time.
         """
         self._database = database
         self._options = options
         self._selection = selection
         self._count = count
         self._program = program
+        self._go_on = go_on
         self._counted: dict[str, tuple[int, Counts]] = {}  # of open studies: revision, and what was told
 
     def close_due(self) -> int:
@@ -82,7 +86,7 @@ class Closer:
             studies = open_studies(connection, min(options.settle_s, options.quiet_s), options.force_s)
         names = {study.study_instance_uid for study in studies}
         self._counted = {uid: known for uid, known in self._counted.items() if uid in names}
-        return sum(self._close(study) for study in studies if self._is_due(study))
+        return sum(self._close(study) for study in studies if self._go_on() and self._is_due(study))
 
     def _is_due(self, study: OpenStudy) -> bool:
         if study.open_s >= self._options.force_s:
@@ -90,6 +94,8 @@ class Closer:
         if study.is_being_fetched:
             return False
         counts = self._counts(study)
+        if not self._go_on():
+            return False
         arrived = {series.series_instance_uid for series in study.series}
         if study.quiet_s < self._options.quiet_s and set(counts) - arrived:
             return False  # a series that the archive has did not even begin to come

@@ -83,7 +83,7 @@ def finder(peer: Peer, go_on: GoOn = always) -> Iterator[Finder]:
     Raises:
         PeerError: the peer is not there, or does not offer it.
     """
-    with association(peer, [(FIND, (EXPLICIT, IMPLICIT))]) as opened:
+    with association(peer, [(FIND, (EXPLICIT, IMPLICIT))], go_on=go_on) as opened:
         if not opened.accepted_contexts:
             raise PeerError(f"'{peer.name}' does not offer C-FIND in the Study Root model")
         with left_when_told(go_on, lambda: _leave(opened)):
@@ -148,7 +148,7 @@ def get(
             event.assoc.abort()
         return STORED if kept else REFUSED_BY_US
 
-    with association(peer, contexts, sop_classes, [(evt.EVT_C_STORE, on_store)]) as opened:
+    with association(peer, contexts, sop_classes, [(evt.EVT_C_STORE, on_store)], go_on) as opened:
         if GET not in {str(context.abstract_syntax) for context in opened.accepted_contexts}:
             raise PeerError(f"'{peer.name}' does not offer C-GET in the Study Root model")
         _retrieve_all(peer, opened, "C-GET", opened.send_c_get, keys, GET, lambda: go_on() and not was_left)
@@ -160,7 +160,7 @@ def move(peer: Peer, keys: Sequence[dict[str, str]], destination_ae_title: str, 
     Raises:
         PeerError: the peer refused, does not know the AE, or was lost.
     """
-    with association(peer, [(MOVE, (EXPLICIT, IMPLICIT))]) as opened:
+    with association(peer, [(MOVE, (EXPLICIT, IMPLICIT))], go_on=go_on) as opened:
         if not opened.accepted_contexts:
             raise PeerError(f"'{peer.name}' does not offer C-MOVE in the Study Root model")
 

@@ -3,7 +3,8 @@
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from db import schema
 from db.schema import BackfillState
+from dicom_node.backfill import counting
 from dicom_node.backfill.files import file_source
 from dicom_node.backfill.options import Archive
 from dicom_node.backfill.order import archive_source
@@ -22,6 +24,7 @@ from engine.errors import PeerError
 
 from ..foreign import Orthanc
 from ..papers import Papers
+from ..patience import until
 from .conftest import KEY, QUICK, SELECTION, SLICES, MadeArchive, Memory
 from .peer import Peer
 from .test_runner import MARCH, SOON, WANTED, Heard, opened, order_of, running
@@ -132,6 +135,88 @@ def test_a_stop_interrupts_a_query_that_is_not_answered(memory: Memory, three_st
         assert attempts_at_parts(memory) <= {0}
         assert order_of(memory, peer.archive(), PATIENT, Heard()).run() is BackfillState.DONE
     assert memory.registered() == dict.fromkeys(WANTED, SLICES)
+
+
+@contextmanager
+def full_door() -> Iterator[int]:
+    """The port of one who listens, and takes no more connections: whoever asks for one waits."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as door, ExitStack() as before:
+        port = int(door.getsockname()[1])
+        with suppress(TimeoutError):
+            while True:
+                before.enter_context(socket.create_connection(("127.0.0.1", port), 0.2))
+        yield port
+
+
+@contextmanager
+def mute_door() -> Iterator[int]:
+    """The port of one who takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        yield int(door.getsockname()[1])
+
+
+def is_waited_for(port: int, state: str) -> bool:
+    """Whether a connection of this machine to a port is in a state of Linux's: "01" stands, "02" is asked for."""
+    rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(int(there.rpartition(":")[2], 16) == port and now == state for _, _, there, now, *_ in rows)
+
+
+@pytest.mark.parametrize(
+    ("silent", "state", "is_secret"),
+    [(full_door, "02", False), (mute_door, "01", False), (mute_door, "01", True)],
+    ids=["a connection", "an association", "TLS"],
+)
+def test_a_stop_interrupts_an_archive_that_does_not_answer_at_all(
+    memory: Memory,
+    papers: Papers,
+    silent: Callable[[], AbstractContextManager[int]],
+    state: str,
+    is_secret: bool,
+):
+    patient = replace(PATIENT, connect_timeout_s=10 * SOON, association_timeout_s=10 * SOON)
+    with silent() as port:
+        archive = Archive("peer", "ARCHIVE", "127.0.0.1", port, tls_authorities=papers.authority if is_secret else "")
+        order = order_of(memory, archive, patient, Heard())
+        with running(order) as ended:
+            until(lambda: is_waited_for(port, state), SOON)
+            order.stop()
+            assert ended() is BackfillState.OPEN
+    assert attempts_at_parts(memory) <= {0}
+
+
+RELEASE = b"\x05\0\0\0\0\x04\0\0\0\0"  # A-RELEASE-RQ (PS3.8 table 9-24)
+
+
+def test_a_stop_interrupts_the_release_of_an_association(memory: Memory, three_studies: MadeArchive):
+    patient = replace(PATIENT, association_timeout_s=10 * SOON)
+    with opened(Peer(three_studies)) as peer:
+        way = StallingWay(peer.archive().port, [RELEASE], 0)
+        order = order_of(memory, replace(peer.archive(), port=way.port), patient, Heard())
+        with running(order) as ended:
+            try:
+                assert way.reached.wait(SOON)
+                order.stop()
+                assert ended() is BackfillState.OPEN
+            finally:
+                way.close()
+    assert attempts_at_parts(memory) <= {0}
+
+
+def test_a_stop_interrupts_the_counting_of_a_study(three_studies: MadeArchive, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(counting, "ANSWER_TIMEOUT_S", 10 * SOON)
+    gate, stop = Gate(lambda keys: keys.QueryRetrieveLevel == "SERIES"), Event()
+    with opened(Peer(three_studies, before_find=gate)) as peer, ThreadPoolExecutor(1) as pool:
+        options = replace(PATIENT, archives=(peer.archive(),))
+        count = counting.series_counter(options, "peer", lambda: not stop.is_set())
+        assert count is not None
+        counted = pool.submit(count, "1.2")
+        try:
+            assert gate.reached.wait(SOON)
+            stop.set()
+            with pytest.raises(PeerError):
+                counted.result(SOON / 2)
+        finally:
+            gate.over.set()
 
 
 @pytest.fixture

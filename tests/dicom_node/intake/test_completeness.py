@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Event
 
 import pytest
 from pydicom.dataset import Dataset
@@ -110,6 +111,20 @@ def test_an_archive_that_is_away_changes_nothing(door, send):
     send(2)
     assert Closer(door.database, OPTIONS, SelectionOptions(), count).close_due() == 0
     at_once = replace(OPTIONS, quiet_s=0.0)
+    assert Closer(door.database, at_once, SelectionOptions(), count).close_due() == 1
+
+
+def test_a_study_whose_count_a_stop_interrupted_is_counted_after_the_next_start(door, send):
+    stop = Event()
+
+    def count(study: str) -> dict[str, int]:
+        stop.set()
+        raise PeerError("it was left")
+
+    send(2)
+    at_once = replace(OPTIONS, quiet_s=0.0)
+    closer = Closer(door.database, at_once, SelectionOptions(), count, go_on=lambda: not stop.is_set())
+    assert closer.close_due() == 0
     assert Closer(door.database, at_once, SelectionOptions(), count).close_due() == 1
 
 
