@@ -23,13 +23,12 @@ from typer.core import TyperGroup
 
 from db import outbox, overview, progress, queue, waiting
 from db.connection import Database
-from dicom_node import backfill_commands, console, doctor, folder, node, process
+from dicom_node import backfill_commands, console, doctor, folder, node, process, process_commands
 from dicom_node.config import NodeConfig
-from dicom_node.invocation import AsJson, ConfigFile, configured, node_process, remembered
+from dicom_node.invocation import AsJson, ConfigFile, configured, remembered
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.pseudonyms import key_of_database
 from dicom_node.spool import MIB, Spool
-from dicom_node.supervisor import Supervisor
 from dicom_node.worker import place_of
 from engine.errors import BadOption, DatabaseUnavailable, DeploymentError
 from engine.records import Reason
@@ -86,12 +85,7 @@ def _add_population_commands() -> None:
 
 
 _add_population_commands()
-
-ReadyFile = Annotated[
-    Path | None, typer.Option("--ready-file", metavar="FILE", help="Write this JSON file once the work has begun.")
-]
-Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
-UntilIdle = Annotated[bool, typer.Option("--until-idle", help="End as soon as nothing can be done any more.")]
+process_commands.add_to(app)
 
 
 @app.callback()
@@ -110,55 +104,6 @@ def _root(
 ) -> None:
     """Bone density that lies unread in CT archives: CT series in, DICOM SR and SQL rows out."""
     context.obj = config
-
-
-@app.command()
-def run(context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile = None) -> None:
-    """Run a whole node: receiver, workers and sender; what dies is started again."""
-    path, options = node_process(context, config)
-    arguments = [] if path is None else ["--config", str(path.absolute())]
-    told = process.announce("node", ready_file)
-
-    def ready(facts: dict[str, object]) -> None:
-        told(facts)
-        typer.echo(f"ready: {facts['ae_title']} listens on {facts['host']}, port {facts['port']}")
-
-    Supervisor(options, arguments).run(ready)
-
-
-@app.command()
-def receive(
-    context: typer.Context, config: ConfigFile = None, ready_file: ReadyFile = None, supervised: Supervised = False
-) -> None:
-    """Take CT series in by C-STORE, register them, and close studies that are complete."""
-    _, options = node_process(context, config, supervised)
-    node.receive(options, process.announce("receive", ready_file))
-
-
-@app.command()
-def work(
-    context: typer.Context,
-    config: ConfigFile = None,
-    until_idle: UntilIdle = False,
-    ready_file: ReadyFile = None,
-    supervised: Supervised = False,
-) -> None:
-    """Analyse the series that wait, some at the same time."""
-    _, options = node_process(context, config, supervised)
-    node.work(options, process.announce("work", ready_file), until_idle)
-
-
-@app.command()
-def send(
-    context: typer.Context,
-    config: ConfigFile = None,
-    until_idle: UntilIdle = False,
-    ready_file: ReadyFile = None,
-    supervised: Supervised = False,
-) -> None:
-    """Send the reports that wait to their destinations, by C-STORE or STOW-RS."""
-    _, options = node_process(context, config, supervised)
-    node.send(options, process.announce("send", ready_file), until_idle)
 
 
 @app.command()

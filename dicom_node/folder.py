@@ -10,31 +10,20 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dicom_node.config import NodeConfig
 from dicom_node.report.write import write_report
+from dicom_node.result_json import result_table
 from dicom_node.worker import place_of
 from engine.batch import Pipeline, Work
 from engine.errors import BadOption, DeploymentError, SeriesError, UnreadableInstance
 from engine.loading.headers import read_header
 from engine.programs.vertebral import VertebralProgram
-from engine.records import (
-    InstanceHeader,
-    Measurement,
-    ModelRef,
-    Numbering,
-    Program,
-    QualityFlag,
-    Reason,
-    ScreeningResult,
-    Selection,
-    SeriesRef,
-    VertebralLevel,
-)
+from engine.records import InstanceHeader, Program, Reason, Selection, SeriesRef
 from engine.selection import select
 from engine.series import series_of
 from engine.volume import Analysis
@@ -214,72 +203,9 @@ def _outcome(end: Analysis | Exception, series: SeriesRef, output: Path, config:
     }
 
 
-def result_table(result: ScreeningResult) -> dict[str, Any]:
-    """A result as `result.json` and `explain --json` hold it."""
-    return {
-        "program": str(result.program),
-        "reason": result.reason and str(result.reason),
-        "patient": _site(result, None),
-        "levels": [{"level": str(level)} | _site(result, level) for level in result.levels],
-        "aggregated_levels": [str(level) for level in result.aggregated_levels],
-        "numberings": [_numbering(result, one) for one in result.numberings],
-        "areal_levels": [str(level) for level in result.areal_levels],
-        "calibrated_levels": [str(level) for level in result.calibrated_levels],
-        "calibrations": [asdict(one) | {"corrections": list(one.corrections)} for one in result.calibrations],
-        "quality_flags": [_flag(flag) for flag in result.flags(None)],
-        "models": [_model(model) for model in result.models],
-        "reference_only": any(model.reference_only for model in result.models),
-        "policy": result.policy,
-        "engine_version": result.engine_version,
-        "analysed_at": result.analysed_at.isoformat(timespec="seconds"),
-        "stage_seconds": {name: round(seconds, 3) for name, seconds in result.stage_seconds},
-    }
-
-
 def folder_name(series: SeriesRef) -> str:
     """Where a series' report lies: no two series share a folder, in one run or in several."""
     return f"series-{hashlib.sha256(series.series_instance_uid.encode()).hexdigest()[:12]}"
-
-
-def _site(result: ScreeningResult, level: VertebralLevel | None) -> dict[str, Any]:
-    finding = result.finding(level)
-    measurements = [_measurement(one) for one in result.measurements if one.finding_site == level]
-    site: dict[str, Any] = {
-        "measurements": {name: value for measurement in measurements for name, value in measurement.items()},
-        "finding": finding and str(finding),
-        "findings": {str(one.quantity): {"finding": str(one.finding), "policy": one.policy}
-                     for one in result.evaluations if one.finding_site == level},
-        "class_probabilities": {str(one.finding): one.value
-                                for one in result.class_probabilities if one.finding_site == level},
-    }  # fmt: skip
-    return site if level is None else site | {"quality_flags": [_flag(flag) for flag in result.flags(level)]}
-
-
-def _numbering(result: ScreeningResult, numbering: Numbering) -> dict[str, Any]:
-    """An anchor, and what its count calls each of the result's levels."""
-    names = [numbering.name(level) for level in result.levels]
-    return {"anchor": str(numbering.anchor), "shift": numbering.shift,
-            "levels": [name and str(name) for name in names]}  # fmt: skip
-
-
-def _measurement(measurement: Measurement) -> dict[str, Any]:
-    quantity = measurement.quantity
-    return {str(quantity): {"value": measurement.value, "unit": quantity.ucum, "model": measurement.model}}
-
-
-def _flag(flag: QualityFlag) -> dict[str, Any]:
-    return {"reason": str(flag.reason), "withholds": flag.withholds, "detail": flag.detail}
-
-
-def _model(model: ModelRef) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "version": model.version,
-        "sha256": model.sha256,
-        "reference_only": model.reference_only,
-        "precision": model.precision,
-        "backend": model.backend,
-    }
 
 
 def _prepared(output: Path) -> Path:
