@@ -282,7 +282,9 @@ def _status(
         free: int | None = disk.f_bavail * disk.f_frsize
     except OSError:
         free = None
-    return counts, {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB}, backfills, waits
+    least = max(config.spool.reserve_mib, config.receiver.watermark_mib)
+    disk_of_spool = {"free_bytes": free, "reserve_bytes": config.spool.reserve_mib * MIB, "least_bytes": least * MIB}
+    return counts, disk_of_spool, backfills, waits
 
 
 @contextmanager

@@ -50,10 +50,24 @@ def status_tables(
     table.add_row("instances", f"{counts.instances}, {_mib(counts.instance_bytes)}")
     table.add_row("oldest job waits", _duration(counts.oldest_job_s))
     table.add_row("oldest report waits", _duration(counts.oldest_object_s))
-    table.add_row("spool", f"{_mib(spool['free_bytes'])} free, {_mib(spool['reserve_bytes'])} of it the reserve")
+    table.add_row("spool", spool_words(spool))
     for line in backfills:
         table.add_row(f"backfill {line.id}", f"{line.archive}, {line.said}\n{backfill_words(line)}")
     return table
+
+
+def spool_words(spool: Mapping[str, int | None]) -> str:
+    """What the disk of the spool has left, and whether anything is taken in.
+
+    >>> spool_words({"free_bytes": 3 * 2**30, "reserve_bytes": 2**30, "least_bytes": 2**31})
+    '3,072 MiB free, 1,024 MiB of it the reserve'
+    >>> spool_words({"free_bytes": 2**30, "reserve_bytes": 2**30, "least_bytes": 2**31})
+    '1,024 MiB free; nothing is taken in below 2,048 MiB'
+    """
+    free, least = spool["free_bytes"], spool["least_bytes"]
+    if free is not None and least is not None and free < least:
+        return f"{_mib(free)} free; nothing is taken in below {_mib(least)}"
+    return f"{_mib(free)} free, {_mib(spool['reserve_bytes'])} of it the reserve"
 
 
 def waiting_words(line: Waiting) -> str:

@@ -243,7 +243,11 @@ def _by_slices(series: SeriesRef, options: SelectionOptions) -> tuple[Reason, st
     coarseness = _coarseness(series)
     limit = options.max_slice_thickness_mm
     if coarseness is not None and coarseness > limit * 1.01:  # 1 %: thicknesses are printed rounded
-        return Reason.SLICES_TOO_THICK, f"{coarseness:.2f} mm, at most {limit:g}"
+        thickness = series.slice_thickness
+        if thickness is None or thickness == coarseness:
+            return Reason.SLICES_TOO_THICK, f"{coarseness:.2f} mm, at most {limit:g}"
+        apart = f"{coarseness:.2f} mm from slice to slice, at most {limit:g}"
+        return Reason.SLICES_TOO_THICK, f"{apart}; each is {thickness:g} mm: samples, or most did not come"
     count, extent = series.slice_count, series.extent_mm
     if count < options.min_slices:
         return Reason.TOO_FEW_SLICES, f"{count} slices, at least {options.min_slices}"

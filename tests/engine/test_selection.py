@@ -276,3 +276,13 @@ def test_obliquity_does_not_depend_on_sense_or_length():
 
 def test_lossy_and_readable_transfer_syntaxes_are_apart():
     assert not LOSSY_TRANSFER_SYNTAXES & READABLE_TRANSFER_SYNTAXES
+
+
+def test_thin_slices_far_apart_are_told_from_thick_ones():
+    """As of a series of which most did not come: that is something else for whoever has to send it again."""
+    told = {
+        thickness: select([series(count=25, slice_thickness=thickness)], Program.VERTEBRAL, OPTIONS)[0].detail
+        for thickness in (3.0, 8.0)
+    }
+    assert told[8.0] == "8.00 mm, at most 3"
+    assert told[3.0] == "12.50 mm from slice to slice, at most 3; each is 3 mm: samples, or most did not come"
