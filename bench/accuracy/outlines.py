@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from bench.accuracy.rows import Row, column, where
 from engine.records import Reason
 from engine.statistics.discrimination import BinaryTable, binary_table
@@ -77,9 +75,3 @@ def flag_tables(rows: Sequence[Row]) -> dict[str, Any]:
 def _flag_table(rows: Sequence[Row], answer: str) -> dict[str, Any]:
     table: BinaryTable = binary_table([row["present"] == "1" for row in rows], [row[answer] == "1" for row in rows])
     return {"table": table, "sensitivity": table.sensitivity_interval(), "specificity": table.specificity_interval()}
-
-
-def mean_dice(rows: Sequence[Row], unseen: str) -> float | None:
-    """Mean Dice of whole bodies; one that was missed counts as 0."""
-    own = where(rows, lambda row: row["whole"] == "1" and row["unseen"] == unseen)
-    return float(np.mean(column(own, "dice"))) if own else None
