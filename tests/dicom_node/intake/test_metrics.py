@@ -1,10 +1,7 @@
 """Prometheus reads what the node does, where it is asked for, and no identity."""
 
-import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from urllib.request import urlopen
 
 import pytest
@@ -19,18 +16,9 @@ from dicom_node.intake.negotiation import CALLING_NOT_RECOGNISED, LIMIT_EXCEEDED
 from dicom_node.intake.options import DataPath
 from dicom_node.metrics import MetricsOptions, gauges, served
 
+from ..foreign import free_port
+from ..patience import until
 from ..test_clearing import Node, result_of
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(holds: Callable[[], bool]) -> None:
-    pause = Event()
-    assert any(holds() or pause.wait(0.02) for _ in range(500))
 
 
 def scraped(port: int) -> dict[tuple[str, str], float]:

@@ -21,6 +21,8 @@ from dicom_node.spool import Refusal
 from engine.digest import digest_of
 from engine.records import Reason
 
+from ..patience import until
+
 KEY = b"a key for tests"
 QUICK = RegistrarOptions(gather_s=0.01, retry_s=0.05)
 
@@ -52,13 +54,6 @@ def rows(database, query: str) -> list[tuple]:
         return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def paths(database) -> set[str]:
     return {path for (path,) in rows(database, "SELECT path FROM instance")}
 
@@ -67,7 +62,7 @@ def test_offers_become_rows(registrar, arrive, database):
     arrivals = [arrive() for _ in range(12)]
     for arrival in arrivals:
         registrar.offer(arrival)
-    wait_for(lambda: paths(database) == {arrival.path for arrival in arrivals})
+    until(lambda: paths(database) == {arrival.path for arrival in arrivals})
     assert set(rows(database, "SELECT size_bytes, digest FROM instance")) == {
         (arrival.size_bytes, arrival.digest) for arrival in arrivals
     }
@@ -85,7 +80,7 @@ def test_instances_that_come_without_a_pause_gather_between_transactions(databas
         for _ in range(120):  # each comes while the one before is being registered, or soon after
             arrivals.append(arrive())
             running.offer(arrivals[-1])
-        wait_for(lambda: len(paths(database)) == len(arrivals))
+        until(lambda: len(paths(database)) == len(arrivals))
         seconds = time.monotonic() - began
     transactions = sum("registered" in record.message for record in caplog.records)
     assert 1 <= transactions <= seconds / options.gather_s + 1
@@ -132,7 +127,7 @@ def test_instances_wait_while_the_database_is_away_and_become_rows_when_it_is_ba
         time.sleep(0.3)
         assert not running.caught_up.is_set()
         away.rename(folder)
-        wait_for(lambda: paths(database) == {arrival.path for arrival in arrivals})
+        until(lambda: paths(database) == {arrival.path for arrival in arrivals})
     database.close()
 
 
@@ -145,7 +140,7 @@ def test_a_registry_without_tables_puts_nothing_aside(database, spool, arrive):
         time.sleep(0.3)
         assert len(list(spool.incoming())) == 3
         upgrade(database)
-        wait_for(lambda: len(paths(database)) == 3)
+        until(lambda: len(paths(database)) == 3)
 
 
 def test_one_that_the_registry_does_not_take_holds_up_no_other_and_is_told(registrar, arrive, database):
@@ -154,8 +149,8 @@ def test_one_that_the_registry_does_not_take_holds_up_no_other_and_is_told(regis
     bad = bad._replace(size_bytes=2**70)  # no database holds such a number
     for arrival in (*good[:3], bad, *good[3:]):
         registrar.offer(arrival)
-    wait_for(lambda: paths(database) == {arrival.path for arrival in good})
-    wait_for(lambda: rows(database, "SELECT 1 FROM refusal"))
+    until(lambda: paths(database) == {arrival.path for arrival in good})
+    until(lambda: rows(database, "SELECT 1 FROM refusal"))
     time.sleep(0.2)
     ((subject, reason, detail, times),) = rows(database, "SELECT subject, reason, detail, times FROM refusal")
     assert (subject, reason, times) == (bad.header.sop_instance_uid, "header_unreadable", 1)
@@ -182,8 +177,8 @@ def test_an_instance_that_contradicts_the_registry_is_put_aside_with_a_reason(re
     other = arrive(StudyInstanceUID=study, PatientID="SOMEBODY ELSE")
     for arrival in (first, other):
         registrar.offer(arrival)
-    wait_for(lambda: rows(database, "SELECT 1 FROM refusal"))
-    wait_for(lambda: not Path(other.path).exists())
+    until(lambda: rows(database, "SELECT 1 FROM refusal"))
+    until(lambda: not Path(other.path).exists())
     assert paths(database) == {first.path}
     ((reason, detail),) = rows(database, "SELECT reason, detail FROM refusal")
     assert (reason, detail) == ("instance_conflict", "its study belongs to another patient")
@@ -195,8 +190,8 @@ def test_refusals_become_rows_and_their_notes_go(registrar, database, spool):
     for n in range(3):
         spool.refuse(b"garbage", Refusal("1.2.3", Reason.IDENTITY_MISSING, f"empty {n}", "SENDER"))
     registrar.look_at_refusals()
-    wait_for(lambda: rows(database, "SELECT 1 FROM refusal WHERE times = 3"))
-    wait_for(lambda: not list((spool.folder / "refusals").iterdir()))
+    until(lambda: rows(database, "SELECT 1 FROM refusal WHERE times = 3"))
+    until(lambda: not list((spool.folder / "refusals").iterdir()))
     assert rows(database, "SELECT subject, reason, detail, peer FROM refusal") == [
         ("1.2.3", "identity_missing", "empty 2", "SENDER")
     ]
