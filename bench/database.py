@@ -26,17 +26,14 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from bench.archive_rows import LEVELS, QUANTITIES, TABLES, Archive
+from bench.archive_rows import QUANTITIES, Archive
+from bench.filling import fill
 from bench.report import RESULTS, keep, show
 from db import schema
-from db.columns import MultiValue, UtcTime
-from db.connection import Database, DatabaseOptions, insert_into, open_database
+from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
-from db.population import export, summary, views
+from db.population import export, views
 
-BATCH = 100  # studies in one transaction
-BULK = 5_000
-ANALYSED_AFTER = 10  # batches; PostgreSQL's autovacuum gathers its first statistics within a minute
 LOOK_UPS = 60
 SHARED_BUFFERS = "2GB"  # of PostgreSQL; its manual's advice is a quarter of the memory, its default 128 MB
 NOT_READ_WHOLE = {"measurement"}  # has a row for each vertebra: read by patient, and whole by the export
@@ -130,38 +127,6 @@ def growth(name: str, options: DatabaseOptions, half_options: DatabaseOptions, r
     return found
 
 
-def fill(name: str, database: Database, archive: Archive, upserted: int) -> dict[str, Any]:
-    """Bring all rows in."""
-    with database.begin() as connection:
-        for table, rows in archive.fixed().items():
-            connection.execute(sa.insert(schema.metadata.tables[table]), rows)
-    seconds, vertebrae = 0.0, 0
-    for number, batch in enumerate(archive.batches(BATCH, 0, upserted)):  # making the rows is not what is timed
-        if number == ANALYSED_AFTER:
-            _gather_statistics(database)
-        began = time.perf_counter()
-        with database.begin() as connection:
-            for table in TABLES:
-                _upsert(connection, schema.metadata.tables[table], batch[table])
-            summary.refresh(connection, {row["patient_key"] for row in batch["study"]})
-        seconds += time.perf_counter() - began
-        vertebrae += len(batch["vertebra"])
-    for batch in archive.batches(BULK, upserted):
-        with database.begin() as connection:
-            for table in TABLES:
-                _bulk(connection, schema.metadata.tables[table], batch[table])
-    began = time.perf_counter()
-    with database.begin() as connection:
-        summary.rebuild(connection)
-    rebuilt = time.perf_counter() - began
-    _gather_statistics(database)
-    found = {f"rebuild_s_{name}": rebuilt}
-    if upserted:
-        found[f"ingest_rows_per_s_{name}"] = vertebrae / seconds
-        found[f"ingest_results_per_s_{name}"] = vertebrae / len(LEVELS) / seconds
-    return found
-
-
 def look_ups(database: Database) -> Iterator[tuple[str, float]]:
     """Milliseconds of what a person waits for; median over random patients."""
     rng = random.Random(5)
@@ -230,46 +195,6 @@ def _server(connection: sa.Connection) -> psutil.Process | None:
 
 def _cpu_s(server: psutil.Process | None) -> float:
     return time.process_time() + (sum(server.cpu_times()[:2]) if server is not None else 0.0)
-
-
-def _upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        new = insert_into(connection, table)
-        key = list(table.primary_key.columns)
-        said = {column: new.excluded[column] for column in rows[0] if column not in table.primary_key.columns}
-        connection.execute(new.on_conflict_do_update(index_elements=key, set_=said), rows)
-
-
-def _bulk(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """By the driver's fastest way."""
-    if not rows:
-        return
-    names = list(rows[0])
-    cells = [[_raw(table.c[name].type, row[name], connection.dialect) for name in names] for row in rows]
-    raw = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite":
-        marks = ", ".join("?" * len(names))
-        raw.executemany(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})", cells)
-        return
-    with raw.cursor() as cursor, cursor.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
-        for row in cells:
-            copy.write_row(row)
-
-
-def _raw(kind: Any, value: Any, dialect: sa.Dialect) -> Any:
-    if isinstance(kind, sa.JSON):
-        return json.dumps(value)
-    if isinstance(kind, MultiValue):
-        return kind.process_bind_param(value, dialect)
-    if isinstance(kind, UtcTime) and dialect.name == "sqlite":
-        return f"{value:%Y-%m-%d %H:%M:%S.%f}"
-    return value
-
-
-def _gather_statistics(database: Database) -> None:
-    """As autovacuum does by itself on PostgreSQL."""
-    with database.begin() as connection:
-        connection.exec_driver_sql("ANALYZE")
 
 
 def _measured_before(archive: Archive) -> dict[str, Any]:

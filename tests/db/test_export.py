@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from bench.archive_rows import Archive
-from bench.database import fill
+from bench.filling import fill
 from db import schema
 from db.connection import DatabaseOptions
 from db.population import views

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.archive_rows import Archive
-from bench.database import fill
+from bench.filling import fill
 from db.connection import Database, DatabaseOptions, open_database
 from db.migrate import upgrade
 from db.population import summary
