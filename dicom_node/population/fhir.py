@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from db.connection import Database
+from db.outcome_rows import model_column
 from db.population.query import ask
 from dicom_node.population.tables import aside
 from dicom_node.report.codes import FINDINGS, LEVELS, QUANTITIES, SCHEME
@@ -71,7 +72,8 @@ def _rows(database: Database) -> Iterator[Json]:
 _PATIENTS = """
 SELECT p.program, p.patient_key, p.study_date, t.study_instance_uid, s.series_instance_uid, NULL AS level,
     p.attenuation_mean, p.volumetric_bmd, p.calibrated_bmd, p.areal_bmd, p.trabecular_bone_score, p.finding, p.reason,
-    p.reference_only, r.attenuation_model, r.density_model, r.policy, r.engine_version, p.result_id
+    p.reference_only, r.attenuation_model, r.density_model, r.calibrated_bmd_model, r.areal_bmd_model,
+    r.trabecular_bone_score_model, r.policy, r.engine_version, p.result_id
 FROM population p
 JOIN result r ON r.id = p.result_id
 JOIN series s ON s.id = p.series_id
@@ -83,7 +85,7 @@ ORDER BY p.result_id
 def _observation(row: Json, quantity: Quantity, value: float | None) -> Json:
     level = VertebralLevel(row["level"]) if row["level"] else None
     place = level.value if level else "patient"
-    model = row["density_model"] if quantity is Quantity.VOLUMETRIC_BMD else row["attenuation_model"]
+    model = row[model_column(quantity)]
     said: Json = {
         "resourceType": "Observation",
         "id": f"{row['result_id']}-{place}-{quantity.value}".replace("_", "-"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from db.connection import Database
+from db.outcome_rows import model_column
 from db.population.query import Answer, ask
 from dicom_node.population.tables import write
 from engine.records import Quantity
@@ -50,7 +51,7 @@ def project(database: Database) -> dict[str, Answer]:
         "person": _people(rows, people),
         "image_occurrence": _images(rows, people, images),
         "image_feature": _features(measurements, rows, images),
-        "measurement": Answer(_MEASUREMENT, tuple(row for row, _ in measurements)),
+        "measurement": Answer(_MEASUREMENT, tuple(row for row, *_ in measurements)),
     }
 
 
@@ -102,21 +103,22 @@ def _images(rows: list[dict[str, Any]], people: dict[str, int], images: dict[str
     return Answer(columns, tuple(found))
 
 
-def _measurements(rows: list[dict[str, Any]], people: dict[str, int]) -> list[tuple[tuple[Any, ...], int]]:
-    """Each with the place of its row."""
-    found: list[tuple[tuple[Any, ...], int]] = []
+def _measurements(rows: list[dict[str, Any]], people: dict[str, int]) -> list[tuple[tuple[Any, ...], int, Quantity]]:
+    """Each with the place of its row, and what it is."""
+    found: list[tuple[tuple[Any, ...], int, Quantity]] = []
     for at, row in enumerate(rows):
         for quantity in WRITTEN:
             value = row[quantity.value]
             if value is not None:
                 source = f"{row['level']} {quantity.value}"
                 own = (len(found) + 1, people[row["patient_key"]], NOT_MAPPED, _date(row["study_date"]), NOT_MAPPED)
-                found.append(((*own, value, NOT_MAPPED, source, quantity.ucum, row["finding"]), at))
+                finding = row["finding"] if quantity is Quantity.VOLUMETRIC_BMD else None  # it is what that is called
+                found.append(((*own, value, NOT_MAPPED, source, quantity.ucum, finding), at, quantity))
     return found
 
 
 def _features(
-    measurements: list[tuple[tuple[Any, ...], int]], rows: list[dict[str, Any]], images: dict[str, int]
+    measurements: list[tuple[tuple[Any, ...], int, Quantity]], rows: list[dict[str, Any]], images: dict[str, int]
 ) -> Answer:
     columns = (
         "image_feature_id",
@@ -129,10 +131,9 @@ def _features(
         "alg_datetime",
     )
     found = []
-    for measurement, at in measurements:
+    for measurement, at, quantity in measurements:
         row = rows[at]
-        model = row["density_model"] if "volumetric" in measurement[7] else row["attenuation_model"]
-        system = f"Trabecula {row['engine_version']}, {model}"
+        system = f"Trabecula {row['engine_version']}, {row[model_column(quantity)]}"
         image = images[row["series_instance_uid"]]
         person, key = measurement[1], measurement[0]
         found.append((key, person, image, key, NOT_MAPPED, row["level"], system, str(row["analysed_at"])))

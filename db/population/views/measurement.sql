@@ -34,6 +34,9 @@ SELECT
         JOIN model m ON m.id = rm.model_id
         WHERE rm.result_id = p.result_id AND m.name || '@' || m.version = r.density_model
     ) AS density_model_sha256,
+    r.calibrated_bmd_model,
+    r.areal_bmd_model,
+    r.trabecular_bone_score_model,
     p.reference_only,
     k.method AS calibration_method,
     k.source AS calibration_source,
