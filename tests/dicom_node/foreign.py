@@ -65,7 +65,7 @@ class Namespace:
 class Orthanc:
     """An Orthanc with its DICOMweb plug-in, started inside a namespace."""
 
-    def __init__(self, folder: Path, storage_commitment_to: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.dicom_port, self.http_port = free_port(), free_port()
         configuration = {
             "Name": "tests",
