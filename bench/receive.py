@@ -8,7 +8,7 @@ it to Orthanc and storescp (both tuned: TCP_NODELAY=1, PDUs of 128 KiB), to pyne
 configuration (as durable as the node, and also without any flush), and to a receiver without DICOM that syncs the same
 bytes: the floor that network and disk set. A ratio is that of one round, above 1 where the node is faster; what is
 kept is the median of the rounds and its spread. Each receiver is started anew for each run, on an empty folder of one
-disk. Orthanc flushes its data and not the name (its default); storescp flushes nothing.
+disk, and sends long enough that what a receiver does later for an image counts as well. Orthanc flushes its data and not the name (its default); storescp flushes nothing.
 """
 
 import argparse
@@ -92,29 +92,35 @@ IMAGES = {"per_image_1": 0.4, "per_image_4": 0.4}  # of the number, where a run 
 
 
 @contextmanager
-def running(receiver: Receiver) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A receiver on a port and an empty folder of its own."""
+def running(receiver: Receiver, place: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A receiver on a port and an empty folder of its own; of its files only the names are left afterwards.
+
+    A file that is removed costs those who make files after it: ext4 gives its inode to nobody for a minute or five,
+    and looks at each such inode again for every new file in its group.
+    """
     os.sync()  # the disk owes nothing to the one before: neither bytes that it left, nor the end of its files
-    with tempfile.TemporaryDirectory(dir=".", prefix="receive-", ignore_cleanup_errors=True) as name:
-        folder, port = Path(name).absolute(), free_port()
-        quiet = subprocess.DEVNULL
-        process = subprocess.Popen(
-            receiver.command(port, folder), env={**os.environ, "TCP_NODELAY": "1"}, cwd=HERE, stdout=quiet, stderr=quiet
-        )
-        try:
-            wait_for_port(port, process)
-            time.sleep(receiver.settle_s)
-            yield process, port
-        finally:
-            process.kill()
-            process.wait()
+    folder, port = Path(tempfile.mkdtemp(dir=place)), free_port()
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        receiver.command(port, folder), env={**os.environ, "TCP_NODELAY": "1"}, cwd=HERE, stdout=quiet, stderr=quiet
+    )
+    try:
+        wait_for_port(port, process)
+        time.sleep(receiver.settle_s)
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+        for path in folder.rglob("*"):
+            if path.is_file():
+                os.truncate(path, 0)
 
 
-def rate(receiver: Receiver, setting: str, images: int) -> float:
+def rate(receiver: Receiver, setting: str, images: int, place: Path) -> float:
     """Images a second of one run."""
     count = int(images * IMAGES.get(setting, 1))
     associations, *more = SETTINGS[setting]
-    with running(receiver) as (_, port):
+    with running(receiver, place) as (_, port):
         raw = ["--raw"] if receiver.name == "raw_sync" else []
         command = [sys.executable, "-m", "bench.lean_sender", str(port), associations, str(count), *more, *raw]
         ran = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, timeout=300)
@@ -123,12 +129,12 @@ def rate(receiver: Receiver, setting: str, images: int) -> float:
         return float(json.loads(ran.stdout)["images_per_s"])
 
 
-def memory_of_32_associations() -> dict[str, float]:
+def memory_of_32_associations(place: Path) -> dict[str, float]:
     """Peak resident memory of the node while 32 associations are open, and after each has stored images."""
     from psutil import Process
 
     (receiver,) = (one for one in RECEIVERS if one.name == "node")
-    with running(receiver) as (process, port):
+    with running(receiver, place) as (process, port):
         before = Process(process.pid).memory_info().rss
         held = [associate(port, "1.2.840.10008.1.2.1", "TRABECULA") for _ in range(16)]
         command = [sys.executable, "-m", "bench.lean_sender", str(port), "16", "320"]
@@ -140,7 +146,9 @@ def memory_of_32_associations() -> dict[str, float]:
     return {"memory_mb_at_rest": before / 1e6, "memory_mb_32_associations": peak_kib * 1024 / 1e6}
 
 
-def measure(images: int, rounds: int, settings: tuple[str, ...], budget_s: float) -> dict[str, object]:
+def measure(
+    place: Path, images: int, rounds: int, settings: tuple[str, ...], budget_s: float
+) -> dict[str, object]:
     """Interleaved rounds: every receiver once, forwards and backwards in turn; no round begins after the budget."""
     there = [one for one in RECEIVERS if not one.program or shutil.which(one.program)]
     if not os.environ.get(OWN_NETWORK):
@@ -153,7 +161,7 @@ def measure(images: int, rounds: int, settings: tuple[str, ...], budget_s: float
             if time.monotonic() > until:
                 break
             order = [one for one in there if not (one.name == "raw_sync" and setting.startswith("per_image"))]
-            now = {one.name: rate(one, setting, images) for one in (order if turn % 2 == 0 else order[::-1])}
+            now = {one.name: rate(one, setting, images, place) for one in (order if turn % 2 == 0 else order[::-1])}
             for name, value in now.items():
                 rates.setdefault((name, setting), []).append(value)
                 if name != "node":
@@ -187,8 +195,10 @@ def main() -> None:
     asked = arguments.parse_args()
     in_a_network_of_its_own()
     settings = ("1", "2", "4") if asked.short else tuple(asked.settings.split(","))
-    figures = measure(40 if asked.short else asked.images, 1 if asked.short else asked.rounds, settings, asked.budget_s)
-    figures |= memory_of_32_associations()
+    images, rounds = (40, 1) if asked.short else (asked.images, asked.rounds)
+    with tempfile.TemporaryDirectory(dir=".", prefix="receive-", ignore_cleanup_errors=True) as name:
+        place = Path(name).absolute()
+        figures = measure(place, images, rounds, settings, asked.budget_s) | memory_of_32_associations(place)
     if not asked.short:
         print(f"written: {keep('receive', figures)}")
     names = [one.name for one in RECEIVERS if f"{one.name}_images_per_s_{settings[0]}" in figures]
