@@ -8,7 +8,8 @@ it to Orthanc and storescp (both tuned: TCP_NODELAY=1, PDUs of 128 KiB), to pyne
 configuration (as durable as the node, and also without any flush), and to a receiver without DICOM that syncs the same
 bytes: the floor that network and disk set. A ratio is that of one round, above 1 where the node is faster; what is
 kept is the median of the rounds and its spread. Each receiver is started anew for each run, on an empty folder of one
-disk, and sends long enough that what a receiver does later for an image counts as well. Orthanc flushes its data and not the name (its default); storescp flushes nothing.
+disk, and so much is sent that what it does later for an image counts as well. Orthanc flushes its data and not the name
+(its default); storescp flushes nothing.
 """
 
 import argparse
@@ -146,9 +147,7 @@ def memory_of_32_associations(place: Path) -> dict[str, float]:
     return {"memory_mb_at_rest": before / 1e6, "memory_mb_32_associations": peak_kib * 1024 / 1e6}
 
 
-def measure(
-    place: Path, images: int, rounds: int, settings: tuple[str, ...], budget_s: float
-) -> dict[str, object]:
+def measure(place: Path, images: int, rounds: int, settings: tuple[str, ...], budget_s: float) -> dict[str, object]:
     """Interleaved rounds: every receiver once, forwards and backwards in turn; no round begins after the budget."""
     there = [one for one in RECEIVERS if not one.program or shutil.which(one.program)]
     if not os.environ.get(OWN_NETWORK):

@@ -75,17 +75,9 @@ def _came_back(connection: sa.Connection, given: Sequence[Arrival]) -> frozenset
     query = sa.select(instance.c.id, instance.c.sop_instance_uid, instance.c.digest, instance.c.series_id).where(
         instance.c.cleared_at.is_not(None)
     )
-    offered = {
-        arrival.header.sop_instance_uid: arrival
-        for arrival in given
-        if Path(arrival.path).exists()  # it may have been cleared since it was offered; now that can't happen
-    }
+    offered = {arrival.header.sop_instance_uid: arrival for arrival in given}
     gone = rows_where_in(connection, query, instance.c.sop_instance_uid, offered)
-    here = [
-        row
-        for row in gone
-        if is_same_file(row.digest, offered[row.sop_instance_uid].digest, offered[row.sop_instance_uid].path)
-    ]
+    here = [row for row in gone if _is_here(offered[row.sop_instance_uid], row.digest)]
     if not here:
         return frozenset()
     connection.execute(sa.update(instance).where(instance.c.id.in_([row.id for row in here])).values(cleared_at=None))
@@ -94,6 +86,11 @@ def _came_back(connection: sa.Connection, given: Sequence[Arrival]) -> frozenset
     )
     waiting = set(connection.execute(waits).scalars())
     return frozenset(row.sop_instance_uid for row in here if row.series_id in waiting)
+
+
+def _is_here(arrival: Arrival, digest: str) -> bool:
+    """A file may have been cleared since it was offered; now, in the transaction, that can't happen."""
+    return Path(arrival.path).exists() and is_same_file(digest, arrival.digest, arrival.path)
 
 
 def known_instances(connection: sa.Connection, sop_instance_uids: Iterable[str]) -> frozenset[str]:

@@ -9,6 +9,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -48,6 +50,7 @@ _OF_THE_INSTANCE = (
     "image_position_patient",
 )
 _OF_THE_SERIES = tuple(field.name for field in fields(InstanceHeader) if field.name not in _OF_THE_INSTANCE)
+_values_of_the_series = attrgetter(*_OF_THE_SERIES)
 
 
 class SeriesRow(NamedTuple):
@@ -60,7 +63,13 @@ class SeriesRow(NamedTuple):
 
 def wording(said: InstanceHeader) -> tuple[str, str]:
     """What a header says beyond its own instance: SHA-256, and the JSON that it is of."""
-    attributes = json.dumps({name: getattr(said, name) for name in _OF_THE_SERIES}, sort_keys=True)
+    return _worded(_values_of_the_series(said))
+
+
+@lru_cache(maxsize=256)
+def _worded(values: tuple[object, ...]) -> tuple[str, str]:
+    """Most slices of a series say the same."""
+    attributes = json.dumps(dict(zip(_OF_THE_SERIES, values, strict=True)), sort_keys=True)
     return hashlib.sha256(attributes.encode()).hexdigest(), attributes
 
 

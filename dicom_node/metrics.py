@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -85,16 +86,27 @@ def count_closed(why: str) -> None:
     _CLOSED.labels(why).inc()
 
 
+@cache
+def _with_status(status: int) -> Counter:
+    """Looked up once: what the library does for a label is more than to count."""
+    return _INSTANCES.labels(f"{status:04X}")
+
+
+@cache
+def _of_kind(arrival: str) -> Counter:
+    return _ARRIVALS.labels(arrival)
+
+
 def count_instance(status: int, size_bytes: int) -> None:
     """A C-STORE request is answered."""
-    _INSTANCES.labels(f"{status:04X}").inc()
+    _with_status(status).inc()
     if status == 0:
         _INSTANCE_BYTES.inc(size_bytes)
 
 
 def count_arrival(arrival: str) -> None:
     """An instance is kept."""
-    _ARRIVALS.labels(arrival).inc()
+    _of_kind(arrival).inc()
 
 
 def count_refusal(reason: str) -> None:

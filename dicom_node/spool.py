@@ -64,6 +64,10 @@ class Arrival(StrEnum):
     CONFLICTING = "conflicting"  # other bytes are here under its UID; those stay, these were not taken
 
 
+_ARRIVALS = {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}
+"""By whether what stands under the name is the same; None: nothing does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What became of an instance."""
@@ -146,7 +150,7 @@ class Spool:
         with closing(self.begin()) as aside:
             self.write(aside, [content])
             path, arrival = self.keep(sop_instance_uid, aside)
-        return Stored(path, digest_of(content), len(content), arrival)
+        return Stored(Path(path), digest_of(content), len(content), arrival)
 
     def begin(self) -> Aside:
         """A file to write an instance to; closed without having been kept, nothing is left of it.
@@ -167,7 +171,7 @@ class Spool:
             self._need_room(sum(map(len, pieces)))
             aside.write(pieces)
 
-    def keep(self, sop_instance_uid: str, aside: Aside) -> tuple[Path, Arrival]:
+    def keep(self, sop_instance_uid: str, aside: Aside) -> tuple[str, Arrival]:
         """Keep an instance that is written whole. Unless it conflicts, it is durable, bytes and name, at the return.
 
         Args:
@@ -183,7 +187,7 @@ class Spool:
             same = None if aside.name(final) else aside.is_same_as(Path(final))
             if same is not False:
                 sync_folder(folder)  # a repeated one too: who stored it first may not be this far yet
-        return Path(final), {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}[same]
+        return final, _ARRIVALS[same]
 
     def incoming(self) -> Iterator[Path]:
         """Every stored instance, in no order."""

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from time import perf_counter
 
 from db.registry import Arrival as Registered
@@ -117,7 +116,7 @@ class Reception:
         self._early: tuple[Elements, InstanceHeader] | None = None  # what the header says, if it was here early
         self._look_at_bytes = LOOK_EARLY_BYTES
         self._full = StorageFull(why) if (why := acceptance.pressure()) else None
-        self._registered: tuple[InstanceHeader, Path, Arrival] | None = None
+        self._registered: tuple[InstanceHeader, str, Arrival] | None = None
         self._status = OUR_FAULT
         self._seconds = 0.0, 0.0, 0.0  # that looking, writing and flushing took
         self.take(file_head(command.sop_class_uid, command.sop_instance_uid, transfer_syntax_uid))
@@ -160,7 +159,7 @@ class Reception:
         metrics.count_instance(self._status, self.size_bytes)
         if self._registered is not None:
             header, path, arrival = self._registered
-            registered = Registered(header, str(path), self.size_bytes, self._digest.text())
+            registered = Registered(header, path, self.size_bytes, self._digest.text())
             self._acceptance.registrar.offer(registered)
             metrics.count_arrival(arrival)
             metrics.time_stages(*self._seconds)

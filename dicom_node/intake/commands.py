@@ -24,6 +24,8 @@ NO_DATA_SET, SOME_DATA_SET = 0x0101, 0x0001
 SUCCESS, SOP_CLASS_NOT_SUPPORTED, NO_SUCH_ACTION, UNRECOGNIZED_OPERATION = 0x0000, 0x0122, 0x0123, 0x0211
 INVALID_ARGUMENT, PROCESSING_FAILURE = 0x0115, 0x0110
 
+_HEAD = struct.Struct("<HHI")  # group, element, length
+
 LONGEST_COMMAND = 16384
 """Bytes of a command set that is believed. Our choice: real ones have some two hundred."""
 
@@ -52,8 +54,7 @@ class Request:
 
     def short(self, element: int) -> int | None:
         """A number, where there is one."""
-        value = self.elements.get(element, b"")
-        return int.from_bytes(value, "little") if len(value) == 2 else None
+        return _number(self.elements, element)
 
 
 def read_command(data: bytes | bytearray) -> Request:
@@ -63,21 +64,21 @@ def read_command(data: bytes | bytearray) -> Request:
         MalformedCommand: it can't be read, or has no command field, message ID or data set type.
     """
     elements: dict[int, bytes] = {}
-    at = 0
-    while at < len(data):
-        if at + 8 > len(data):
+    at, size_bytes = 0, len(data)
+    while at < size_bytes:
+        if at + 8 > size_bytes:
             raise MalformedCommand("a command ends inside an element")
-        group, element, length = struct.unpack_from("<HHI", data, at)
+        group, element, length = _HEAD.unpack_from(data, at)
         at += 8
-        if group or length > len(data) - at:
+        if group or length > size_bytes - at:
             raise MalformedCommand("a command holds what does not belong there, or ends inside a value")
         elements[element] = bytes(data[at : at + length])
         at += length
-    said = Request(0, 0, False, elements)
-    command_field, data_set_type = said.short(COMMAND_FIELD), said.short(DATA_SET_TYPE)
+    command_field, data_set_type = _number(elements, COMMAND_FIELD), _number(elements, DATA_SET_TYPE)
     if command_field is None or data_set_type is None:
         raise MalformedCommand("a command lacks its field or does not say whether a data set follows")
-    message_id = said.short(RESPONDED_TO if command_field & RESPONSE or command_field == C_CANCEL_RQ else MESSAGE_ID)
+    answers = command_field & RESPONSE or command_field == C_CANCEL_RQ
+    message_id = _number(elements, RESPONDED_TO if answers else MESSAGE_ID)
     if message_id is None:
         raise MalformedCommand("a command has no message ID")
     return Request(command_field, message_id, data_set_type != NO_DATA_SET, elements)
@@ -120,7 +121,7 @@ def write_event_report(message_id: int, sop_class_uid: str, sop_instance_uid: st
 
 def write_command(elements: list[tuple[int, bytes]]) -> bytes:
     """A command set of raw values in ascending order; the group's length is put before them."""
-    body = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in elements)
+    body = b"".join([_HEAD.pack(0, element, len(value)) + value for element, value in elements])
     return struct.pack("<HHII", 0, 0, 4, len(body)) + body
 
 
@@ -139,6 +140,11 @@ def data_pdus(context_id: int, data: bytes, is_command: bool, longest_pdu: int) 
         control = is_command | (at + step >= len(data)) << 1
         pdus.append(struct.pack(">BxIIBB", 4, len(piece) + 6, len(piece) + 2, context_id, control) + piece)
     return b"".join(pdus)
+
+
+def _number(elements: dict[int, bytes], element: int) -> int | None:
+    value = elements.get(element, b"")
+    return int.from_bytes(value, "little") if len(value) == 2 else None
 
 
 def _short(value: int) -> bytes:

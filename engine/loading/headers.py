@@ -15,6 +15,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # what VR CS allows (DICOM PS3.5 table 6.2-1)
 _NO_AGENT = frozenset({"NO", "NONE", "N/A", "NO CONTRAST"})
 _MOST_VALUES = 16  # of a multi-valued attribute that is kept; our choice
+_OF_ONE_SLICE = frozenset({Tag.SOP_INSTANCE_UID, Tag.INSTANCE_NUMBER, Tag.IMAGE_POSITION_PATIENT})
 _YEARS = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
 
 
@@ -146,43 +148,55 @@ def _has_rescale(elements: Elements) -> bool:
 
 
 def _of_one_frame(elements: Elements, pseudonym_key: bytes) -> InstanceHeader:
-    study_instance_uid = _uid(elements, Tag.STUDY_INSTANCE_UID)
+    alike = tuple([said for said in elements.values.items() if said[0] not in _OF_ONE_SLICE])
     return InstanceHeader(
-        sop_class_uid=_uid(elements, Tag.SOP_CLASS_UID),
         sop_instance_uid=_uid(elements, Tag.SOP_INSTANCE_UID),
-        study_instance_uid=study_instance_uid,
-        series_instance_uid=_uid(elements, Tag.SERIES_INSTANCE_UID),
-        transfer_syntax_uid=check_uid(elements.transfer_syntax_uid),
-        patient_key=_patient_key(elements, study_instance_uid, pseudonym_key),
-        patient_sex=sex if (sex := elements.text(Tag.PATIENT_SEX).upper()) in ("M", "F", "O") else None,
-        patient_age=_age(elements),
-        study_date=_date(elements.text(Tag.STUDY_DATE)),
-        acquisition_date=_date(elements.text(Tag.ACQUISITION_DATE))
-        or _date(elements.text(Tag.ACQUISITION_DATE_TIME)[:8]),
-        modality=_code(elements.text(Tag.MODALITY)) or "",
-        image_type=tuple(value.upper() for value in _texts(elements, Tag.IMAGE_TYPE)),
-        body_part_examined=_code(elements.text(Tag.BODY_PART_EXAMINED)),
-        manufacturer=elements.text(Tag.MANUFACTURER)[:_LONGEST_TEXT] or None,
-        manufacturer_model_name=elements.text(Tag.MANUFACTURER_MODEL_NAME)[:_LONGEST_TEXT] or None,
-        convolution_kernel=tuple(value for value in _texts(elements, Tag.CONVOLUTION_KERNEL) if value),
-        slice_thickness=_positive(elements.number(Tag.SLICE_THICKNESS)),
-        kvp=_positive(elements.number(Tag.KVP)),
-        contrast_bolus_agent=_names_contrast(elements),
-        gantry_detector_tilt=elements.number(Tag.GANTRY_DETECTOR_TILT),
-        lossy_image_compression=is_lossy(elements.transfer_syntax_uid, elements.text(Tag.LOSSY_IMAGE_COMPRESSION)),
-        has_rescale=_has_rescale(elements),
-        rows=elements.short(Tag.ROWS),
-        columns=elements.short(Tag.COLUMNS),
-        number_of_frames=max(1, elements.integer(Tag.NUMBER_OF_FRAMES) or 1),
         instance_number=elements.integer(Tag.INSTANCE_NUMBER),
-        frame_of_reference_uid=frame_of_reference(elements),
-        image_orientation_patient=elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
         image_position_patient=elements.numbers(Tag.IMAGE_POSITION_PATIENT, 3),
-        station_name=elements.text(Tag.STATION_NAME)[:_LONGEST_TEXT] or None,
-        accession_key=_accession_key(elements, pseudonym_key),
-        number_of_series_related_instances=_count(elements, Tag.NUMBER_OF_SERIES_RELATED_INSTANCES),
-        images_in_acquisition=_count(elements, Tag.IMAGES_IN_ACQUISITION),
+        **_of_slices_alike(elements.transfer_syntax_uid, alike, pseudonym_key),
     )
+
+
+@lru_cache(maxsize=64)  # more than associations; held to as few as serve, as the values name patients
+def _of_slices_alike(
+    transfer_syntax_uid: str, values: tuple[tuple[int, bytes | str], ...], pseudonym_key: bytes
+) -> dict[str, Any]:
+    """What slices say that differ in nothing but themselves: made once, as most of a series do."""
+    elements = Elements(transfer_syntax_uid, dict(values))
+    study_instance_uid = _uid(elements, Tag.STUDY_INSTANCE_UID)
+    return {
+        "sop_class_uid": _uid(elements, Tag.SOP_CLASS_UID),
+        "study_instance_uid": study_instance_uid,
+        "series_instance_uid": _uid(elements, Tag.SERIES_INSTANCE_UID),
+        "transfer_syntax_uid": check_uid(elements.transfer_syntax_uid),
+        "patient_key": _patient_key(elements, study_instance_uid, pseudonym_key),
+        "patient_sex": sex if (sex := elements.text(Tag.PATIENT_SEX).upper()) in ("M", "F", "O") else None,
+        "patient_age": _age(elements),
+        "study_date": _date(elements.text(Tag.STUDY_DATE)),
+        "acquisition_date": _date(elements.text(Tag.ACQUISITION_DATE))
+        or _date(elements.text(Tag.ACQUISITION_DATE_TIME)[:8]),
+        "modality": _code(elements.text(Tag.MODALITY)) or "",
+        "image_type": tuple(value.upper() for value in _texts(elements, Tag.IMAGE_TYPE)),
+        "body_part_examined": _code(elements.text(Tag.BODY_PART_EXAMINED)),
+        "manufacturer": elements.text(Tag.MANUFACTURER)[:_LONGEST_TEXT] or None,
+        "manufacturer_model_name": elements.text(Tag.MANUFACTURER_MODEL_NAME)[:_LONGEST_TEXT] or None,
+        "convolution_kernel": tuple(value for value in _texts(elements, Tag.CONVOLUTION_KERNEL) if value),
+        "slice_thickness": _positive(elements.number(Tag.SLICE_THICKNESS)),
+        "kvp": _positive(elements.number(Tag.KVP)),
+        "contrast_bolus_agent": _names_contrast(elements),
+        "gantry_detector_tilt": elements.number(Tag.GANTRY_DETECTOR_TILT),
+        "lossy_image_compression": is_lossy(elements.transfer_syntax_uid, elements.text(Tag.LOSSY_IMAGE_COMPRESSION)),
+        "has_rescale": _has_rescale(elements),
+        "rows": elements.short(Tag.ROWS),
+        "columns": elements.short(Tag.COLUMNS),
+        "number_of_frames": max(1, elements.integer(Tag.NUMBER_OF_FRAMES) or 1),
+        "frame_of_reference_uid": frame_of_reference(elements),
+        "image_orientation_patient": elements.numbers(Tag.IMAGE_ORIENTATION_PATIENT, 6),
+        "station_name": elements.text(Tag.STATION_NAME)[:_LONGEST_TEXT] or None,
+        "accession_key": _accession_key(elements, pseudonym_key),
+        "number_of_series_related_instances": _count(elements, Tag.NUMBER_OF_SERIES_RELATED_INSTANCES),
+        "images_in_acquisition": _count(elements, Tag.IMAGES_IN_ACQUISITION),
+    }
 
 
 def _texts(elements: Elements, tag: Tag) -> tuple[str, ...]:

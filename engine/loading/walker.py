@@ -109,27 +109,27 @@ class Walker(Cursor):
         """
         head, bare, long, tags = self._order.head, self._order.bare, self._order.long, self._order.tags
         data = self._window(12)
-        at = self.at - self._base
-        last = len(data) - 12
+        at, size = self.at - self._base, len(data)
+        last = size - 12
         for walked in range(self.walked, MOST_ELEMENTS):
             while at > last:
-                self.at, before = self._base + at, len(data) - at
+                self.at, before = self._base + at, size - at
                 if self.at > self.size_bytes:
                     raise unreadable("an element is longer than the file")
                 data = self._window(12)
-                at = self.at - self._base
-                last = len(data) - 12
-                if len(data) == at:
+                at, size = self.at - self._base, len(data)
+                last = size - 12
+                if size == at:
                     self.walked = walked
                     return 0, b"", 0
-                if len(data) - at < 8:
+                if size - at < 8:
                     raise unreadable("the file ends inside an element")
-                if len(data) - at == before:  # the last element is a short one
+                if size - at == before:  # the last element is a short one
                     break
             if explicit:
                 number, vr, length = head(data, at)
                 if vr in LONG_FORM:
-                    if len(data) - at < 12:
+                    if size - at < 12:
                         raise unreadable("the file ends inside an element")
                     length, at = long(data, at + 8)[0], at + 12
                 else:
@@ -142,7 +142,7 @@ class Walker(Cursor):
                 if length != UNDEFINED:
                     at += length
                     continue
-            elif tag not in SPECIAL and tag not in values and length <= LONGEST_VALUE and at + length <= len(data):
+            elif tag not in SPECIAL and tag not in values and length <= LONGEST_VALUE and at + length <= size:
                 values[tag] = data[at : at + length]
                 at += length
                 continue
