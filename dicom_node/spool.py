@@ -24,7 +24,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import count
@@ -66,6 +66,21 @@ class Arrival(StrEnum):
 
 _ARRIVALS = {None: Arrival.NEW, True: Arrival.REPEATED, False: Arrival.CONFLICTING}
 """By whether what stands under the name is the same; None: nothing does."""
+
+
+class _AsStorageFull:
+    """What the operating system says about the disk, in our words: its own quote paths."""
+
+    def __enter__(self) -> None:
+        """Nothing yet; a class, as it is entered thrice for every instance, and a generator costs five times that."""
+
+    def __exit__(self, kind: object, bad: BaseException | None, trace: object) -> None:
+        """Raise it anew."""
+        if isinstance(bad, OSError):
+            raise StorageFull(f"the disk of the spool does not take more ({_name(bad)})") from None
+
+
+_AS_STORAGE_FULL = _AsStorageFull()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +173,7 @@ class Spool:
         Raises:
             StorageFull: the disk does not take it.
         """
-        with _as_storage_full():
+        with _AS_STORAGE_FULL:
             return Aside(self._partial_name, str(next(self._numbers)), self._unnamed)
 
     def write(self, aside: Aside, pieces: Sequence[bytes | memoryview]) -> None:
@@ -167,7 +182,7 @@ class Spool:
         Raises:
             StorageFull: the disk does not take it, or would have less than its reserve left.
         """
-        with _as_storage_full():
+        with _AS_STORAGE_FULL:
             self._need_room(sum(map(len, pieces)))
             aside.write(pieces)
 
@@ -182,7 +197,7 @@ class Spool:
         """
         folder, name = self._place_of(sop_instance_uid)
         final = f"{folder}/{name}"
-        with _as_storage_full():
+        with _AS_STORAGE_FULL:
             aside.flush()
             same = None if aside.name(final) else aside.is_same_as(Path(final))
             if same is not False:
@@ -203,7 +218,7 @@ class Spool:
             StorageFull: the disk does not take the change, or there is no such file.
         """
         aside = self.folder / "quarantine"
-        with _as_storage_full():
+        with _AS_STORAGE_FULL:
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             path.rename(aside / f"{path.stem}-{sha256[:16]}.dcm")  # one that came again replaces itself
             sync_folder(aside)
@@ -262,7 +277,7 @@ class Spool:
         """
         name = _name_of(series_instance_uid)
         folder = self.folder / "outgoing" / name[:2] / name
-        with _as_storage_full():
+        with _AS_STORAGE_FULL:
             folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         return folder
 
@@ -272,7 +287,7 @@ class Spool:
         Raises:
             StorageFull: the disk does not take them.
         """
-        with _as_storage_full():
+        with _AS_STORAGE_FULL:
             settle(paths, up_to=self.folder)
 
     def _place_of(self, sop_instance_uid: str) -> tuple[str, str]:
@@ -343,15 +358,6 @@ def _claim_partial(folder: Path) -> tuple[Path, int]:
     finally:
         os.close(door)
     return mine, claim
-
-
-@contextmanager
-def _as_storage_full() -> Iterator[None]:
-    """What the operating system says about the disk, in our words: its own quote paths."""
-    try:
-        yield
-    except OSError as bad:
-        raise StorageFull(f"the disk of the spool does not take more ({_name(bad)})") from None
 
 
 def _name(bad: OSError) -> str:

@@ -16,7 +16,7 @@ association goes on. Statuses, so that a sender's log tells what was wrong (PS3.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,7 +26,7 @@ from db.registry import Arrival as Registered
 from dicom_node import metrics
 from dicom_node.durable import Aside
 from dicom_node.intake.file_format import file_head
-from dicom_node.intake.inspection import Command, has_native_pixels, inspect_file, judge, read_file
+from dicom_node.intake.inspection import Command, has_native_pixels, inspect_file, judge, read_early
 from dicom_node.intake.registrar import Registrar
 from dicom_node.spool import Arrival, Refusal, Spool
 from engine.digest import Digest
@@ -56,7 +56,10 @@ WRITE_EARLY_BYTES = 192 * 1024
 """That are worth a call while more is awaited. Measured: less costs calls, more waits for the last byte; and what lies
 in the buffer already is written at once, with the rest."""
 
-FAR_AWAY = NEVER = 1 << 62
+MOST_LOOKED_AT_EARLY = 64 * 1024
+"""Bytes. Our choice: more costs more to put together than most headers are worth."""
+
+NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,9 @@ class Reception:
         self._registered: tuple[InstanceHeader, str, Arrival] | None = None
         self._status = OUR_FAULT
         self._seconds = 0.0, 0.0, 0.0  # that looking, writing and flushing took
+        self._transfer_syntax_uid = transfer_syntax_uid
         self.take(file_head(command.sop_class_uid, command.sop_instance_uid, transfer_syntax_uid))
+        self._head_bytes = self.size_bytes
 
     def take(self, piece: bytes | memoryview) -> None:
         """The next bytes; a view must stay as it is until `spill` or `settle` returns."""
@@ -195,11 +200,10 @@ class Reception:
     def _look_early(self) -> None:
         """Read the header from what is here; when it is not all here, or is odd, `finish` looks at the whole."""
         self._look_at_bytes = NEVER
+        head = b"".join(_beginning(self._pieces, MOST_LOOKED_AT_EARLY))
         with suppress(UnreadableInstance):
-            head = b"".join(self._pieces)
-            self._early = read_file(BytesIO(head), FAR_AWAY, self._acceptance.pseudonym_key)
-            if self._early[0].pixel_data is None:
-                self._early = None
+            key = self._acceptance.pseudonym_key
+            self._early = read_early(head, self._head_bytes, self._transfer_syntax_uid, key)
 
     def _inspect(self) -> InstanceHeader:
         command, key = self._command, self._acceptance.pseudonym_key
@@ -251,6 +255,14 @@ class Reception:
             return check_uid(self._command.sop_instance_uid)
         except UnreadableInstance:
             return "" if aside is None else self._spool.refused_name(aside)
+
+
+def _beginning(pieces: Sequence[bytes | memoryview], size_bytes: int) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        if size_bytes <= 0:
+            return
+        yield piece[:size_bytes]
+        size_bytes -= len(piece)
 
 
 def printable(peer: str) -> str:

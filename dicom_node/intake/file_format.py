@@ -6,6 +6,7 @@ sent again makes the same file, and one whose file differs has really changed.
 """
 
 import struct
+from functools import lru_cache
 
 IMPLEMENTATION_CLASS_UID = "2.25.215912206284098146437735613083842651317"
 """Ours, made of a random UUID (PS3.5 B.2). Never changed: it stands in every file that is compared."""
@@ -32,10 +33,10 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
     elements = b"".join(
         (
             struct.pack("<HH2sHI2s", 2, 1, b"OB", 0, 2, _FILE_META_INFORMATION_VERSION),
-            _uid(0x0002, sop_class_uid),
+            _lasting_uid(0x0002, sop_class_uid),
             _uid(0x0003, sop_instance_uid),
-            _uid(0x0010, transfer_syntax_uid),
-            _uid(0x0012, IMPLEMENTATION_CLASS_UID),
+            _lasting_uid(0x0010, transfer_syntax_uid),
+            _lasting_uid(0x0012, IMPLEMENTATION_CLASS_UID),
         )
     )
     group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements))
@@ -46,3 +47,7 @@ def _uid(element: int, uid: str) -> bytes:
     value = uid.encode("ascii", "replace")[:64]
     value += b"\0" * (len(value) % 2)
     return struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
+
+
+_lasting_uid = lru_cache(maxsize=256)(_uid)
+"""Of what is the same in image after image."""

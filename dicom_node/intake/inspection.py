@@ -4,13 +4,14 @@ What is looked at before an instance is accepted: its identifiers, whether they 
 No pixel is decoded. What is accepted here can be registered; whether it can be analysed is asked later.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
 from dicom_node.intake.services import DEFLATED, IMAGES
 from engine.errors import ScreeningError, UnreadableInstance
-from engine.loading.elements import Elements, Inflating, fragments, read_elements
+from engine.loading.elements import Elements, Inflating, fragments, read_data_set, read_elements
 from engine.loading.headers import header_from
 from engine.loading.walker import Walker
 from engine.records import InstanceHeader, Reason
@@ -90,8 +91,27 @@ def read_file(file: BinaryIO, size_bytes: int, pseudonym_key: bytes) -> tuple[El
     Raises:
         UnreadableInstance: likewise.
     """
+    return _read(lambda: read_elements(file, size_bytes), pseudonym_key)
+
+
+def read_early(
+    head: bytes, at: int, transfer_syntax_uid: str, pseudonym_key: bytes
+) -> tuple[Elements, InstanceHeader] | None:
+    """The same of the first bytes of a file; None: the header is not all here.
+
+    Args:
+        at: where the data set begins.
+
+    Raises:
+        UnreadableInstance: likewise, or more is needed to tell.
+    """
+    early = _read(lambda: read_data_set(BytesIO(head), at, transfer_syntax_uid), pseudonym_key)
+    return early if early[0].pixel_data is not None else None
+
+
+def _read(elements_of: Callable[[], Elements], pseudonym_key: bytes) -> tuple[Elements, InstanceHeader]:
     try:
-        elements = read_elements(file, size_bytes)
+        elements = elements_of()
         return elements, header_from(elements, pseudonym_key)
     except ScreeningError:
         raise

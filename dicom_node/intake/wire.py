@@ -151,7 +151,8 @@ class Wire:
         while self._left:
             if self._left < 6:
                 raise ProtocolBroken("a PDU ends inside an item")
-            self._need(6)
+            if self._tail - self._head < 6:
+                self._need(6)
             length, context_id, control = struct.unpack_from(">IBB", self._memory, self._head)
             self._head += 6
             self._left -= 6

@@ -19,6 +19,8 @@ from engine.selection import DEFLATED, EXPLICIT_BIG_ENDIAN
 LARGEST_NUMBER = 2.0**31
 """Numbers beyond it are taken for absent. Our choice: nothing we read comes near, and sums stay finite."""
 
+_FAR_AWAY = 2**62  # bytes of a file of unknown size
+
 LARGEST_HEADER = 2**26
 """Bytes that are inflated of a deflated data set to find its pixels. Our choice: real headers stay below one MiB."""
 
@@ -107,7 +109,27 @@ def read_elements(file: BinaryIO, size_bytes: int) -> Elements:
     Source: DICOM PS3.5 section 7 (data elements, nesting) and annex A, PS3.10 section 7.1 (preamble, group 2).
     """
     walker = Walker(file, size_bytes)
-    transfer_syntax_uid = walker.file_meta()
+    return _walked(walker, file, walker.file_meta())
+
+
+def read_data_set(file: BinaryIO, at: int, transfer_syntax_uid: str) -> Elements:
+    """The same of a file whose head was read or made already, and that is not all here yet.
+
+    Args:
+        at: where the data set begins.
+
+    Returns:
+        What is here; without `pixel_data` where they are not reached.
+
+    Raises:
+        UnreadableInstance: likewise.
+    """
+    walker = Walker(file, _FAR_AWAY)
+    walker.skip_to(at)
+    return _walked(walker, file, transfer_syntax_uid)
+
+
+def _walked(walker: Walker, file: BinaryIO, transfer_syntax_uid: str) -> Elements:
     if transfer_syntax_uid == DEFLATED:
         walker = Walker(Inflating(file, walker.at), LARGEST_HEADER)  # type: ignore[arg-type]
     walker.order(transfer_syntax_uid == EXPLICIT_BIG_ENDIAN)

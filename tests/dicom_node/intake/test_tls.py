@@ -1,8 +1,8 @@
 """TLS at the front door: who speaks it, who shows which certificate, and that nobody who stalls holds up others."""
 
+import logging
 import shutil
 import socket
-import logging
 import ssl
 import subprocess
 
