@@ -114,6 +114,7 @@ class Spool:
         """
         self.options = options
         self.folder = Path(options.folder).absolute()
+        self._folder_text, self._incoming_text = str(self.folder), str(self.folder / "incoming")
         self._numbers = count()
         try:
             self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ class Spool:
 
     def free_bytes(self) -> int:
         """Space left on the disk for this user."""
-        disk = os.statvfs(self.folder)
+        disk = os.statvfs(self._folder_text)
         return disk.f_bavail * disk.f_frsize
 
     def place_of(self, sop_instance_uid: str) -> Path:
@@ -292,7 +293,7 @@ class Spool:
 
     def _place_of(self, sop_instance_uid: str) -> tuple[str, str]:
         name = _name_of(sop_instance_uid)
-        return f"{self.folder}/incoming/{name[:2]}", f"{name}.dcm"
+        return f"{self._incoming_text}/{name[:2]}", f"{name}.dcm"
 
     def _write_aside(self, content: bytes, durable: bool) -> Path:
         aside = self._partial / str(next(self._numbers))

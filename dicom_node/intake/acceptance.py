@@ -90,9 +90,9 @@ class Acceptance:
         """Start to receive an instance.
 
         Args:
-            peer: AE title of the sender.
+            peer: AE title of the sender, printable.
         """
-        return Reception(self, command, transfer_syntax_uid, printable(peer))
+        return Reception(self, command, transfer_syntax_uid, peer)
 
 
 class Reception:

@@ -15,7 +15,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 
 from dicom_node.intake import commands
-from dicom_node.intake.acceptance import Acceptance, Answer
+from dicom_node.intake.acceptance import Acceptance, Answer, printable
 from dicom_node.intake.commands import Request
 from dicom_node.intake.commitment import Commitments
 from dicom_node.intake.door import SILENT_PER_ASSOCIATION
@@ -128,7 +128,8 @@ class StockDoor:
         command = Command(
             str(context.abstract_syntax), str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
         )
-        reception = self._acceptance.begin(command, str(context.transfer_syntax), str(event.assoc.requestor.ae_title))
+        peer = printable(str(event.assoc.requestor.ae_title))
+        reception = self._acceptance.begin(command, str(context.transfer_syntax), peer)
         reception.take(request.DataSet.getvalue())
         answer = reception.finish()
         reception.settle()
