@@ -16,12 +16,10 @@ never overwritten. A name is the SHA-256 of a UID: nothing that a sender wrote b
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -30,7 +28,8 @@ from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from dicom_node.durable import PRIVATE_FILE, PRIVATE_FOLDER, Aside, settle, sync_folder, takes_unnamed, write_new
+from dicom_node.durable import PRIVATE_FOLDER, Aside, settle, sync_folder, takes_unnamed, write_new
+from dicom_node.places import BoundedFolder, claim_place
 from engine.digest import digest_of
 from engine.errors import DeploymentError, StorageFull
 from engine.records import Reason
@@ -122,12 +121,13 @@ class Spool:
                 (self.folder / name).mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
             for folder in (self.folder / "incoming", self.folder, self.folder.parent):
                 sync_folder(folder)
-            self._partial, self._claim = _claim_partial(self.folder / "partial")
+            self._partial, self._claim = claim_place(self.folder / "partial")
             self._partial_name = str(self._partial)
             self._probe_hard_links()
             self._unnamed = takes_unnamed(self._partial)
-            self._refused = _BoundedFolder(self.folder / "refused", options)
-            self._conflict = _BoundedFolder(self.folder / "conflict", options)
+            most_bytes = options.most_refused_mib * MIB
+            self._refused = BoundedFolder(self.folder / "refused", options.most_refused, most_bytes)
+            self._conflict = BoundedFolder(self.folder / "conflict", options.most_refused, most_bytes)
         except OSError as bad:
             raise DeploymentError(f"the spool can't be used ({_name(bad)}); see option 'spool.folder'") from None
 
@@ -310,55 +310,6 @@ class Spool:
         os.link(aside, linked)
         linked.unlink()
         aside.unlink()
-
-
-class _BoundedFolder:
-    """A folder that holds so many files of so many bytes; the oldest make room for the next."""
-
-    def __init__(self, folder: Path, options: SpoolOptions) -> None:
-        self._folder = folder
-        self._most_files = options.most_refused
-        self._most_bytes = options.most_refused_mib * MIB
-        self._lock = threading.Lock()
-        found = sorted((path.stat().st_mtime_ns, path.name, path.stat().st_size) for path in folder.iterdir())
-        self._sizes = {name: size_bytes for _, name, size_bytes in found}  # the oldest first
-        self._bytes = sum(self._sizes.values())
-
-    def add(self, name: str, aside: Aside) -> None:
-        size_bytes = aside.size_bytes
-        with self._lock:
-            if name in self._sizes or size_bytes > self._most_bytes or not self._most_files:
-                return
-            while len(self._sizes) >= self._most_files or self._bytes + size_bytes > self._most_bytes:
-                oldest = next(iter(self._sizes))
-                (self._folder / oldest).unlink(missing_ok=True)
-                self._bytes -= self._sizes.pop(oldest)
-            aside.move(self._folder / name)  # perhaps over the same, that another process kept
-            self._sizes[name] = size_bytes
-            self._bytes += size_bytes
-
-
-def _claim_partial(folder: Path) -> tuple[Path, int]:
-    """A place of this process's own, claimed by a lock that ends with the process; those without one are swept."""
-    door = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-    try:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        for place in [entry for entry in folder.iterdir() if entry.is_dir()]:
-            held = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(place, ignore_errors=True)
-            except BlockingIOError:
-                pass  # its process lives
-            finally:
-                os.close(held)
-        mine = folder / f"{os.getpid()}-{time.time_ns()}"
-        mine.mkdir(mode=PRIVATE_FOLDER)
-        claim = os.open(mine, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(claim, fcntl.LOCK_EX)
-    finally:
-        os.close(door)
-    return mine, claim
 
 
 def _name(bad: OSError) -> str:

@@ -86,12 +86,16 @@ def test_of_many_at_once_under_one_uid_one_is_kept_and_the_others_are_told(spool
     assert all((content == winner) == (arrival is not Arrival.CONFLICTING) for content, arrival in arrivals)
 
 
+@pytest.fixture(scope="module")
+def any_spool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spool]:
+    with Spool(SpoolOptions(str(tmp_path_factory.mktemp("any")))) as opened:
+        yield opened
+
+
 @given(uid=st.text(max_size=80))
-def test_no_uid_leads_out_of_the_spool(uid):
-    opened = Spool.__new__(Spool)
-    opened.folder = Path("/spool")
-    place = opened.place_of(uid.encode("utf-8", "replace").decode())
-    assert place.parent.parent == Path("/spool/incoming")
+def test_no_uid_leads_out_of_the_spool(any_spool, uid):
+    place = any_spool.place_of(uid.encode("utf-8", "replace").decode())
+    assert place.parent.parent == any_spool.folder / "incoming"
     assert len(place.stem) == 64
 
 
