@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from db import outbox
 from db.connection import Database
 from dicom_node.peers.association import EXPLICIT, IMPLICIT, Peer, association, at_rest
+from dicom_node.peers.leaving import GoOn, always
 from engine.errors import DeploymentError, PeerError
 
 if TYPE_CHECKING:
@@ -30,14 +31,22 @@ Told = Callable[[str, int, "Dataset"], int]
 """Called with the peer's AE title, event type and event information; the status that it is answered with."""
 
 
-def ask(peer: Peer, transaction_uid: str, items: Sequence[outbox.SentObject], told: Told, wait_s: float) -> None:
+def ask(
+    peer: Peer,
+    transaction_uid: str,
+    items: Sequence[outbox.SentObject],
+    told: Told,
+    wait_s: float,
+    go_on: GoOn = always,
+) -> None:
     """Ask whether objects are safe. The result may come at once, later, or never.
 
     Args:
         wait_s: how long the association is kept for a result that comes over it.
+        go_on: where it is False, the association is not waited for any more.
 
     Raises:
-        PeerError: the peer is not there, does not offer it, or refused.
+        PeerError: the peer is not there, does not offer it, refused, or was left.
     """
     from pydicom.dataset import Dataset
     from pynetdicom import evt
@@ -53,7 +62,7 @@ def ask(peer: Peer, transaction_uid: str, items: Sequence[outbox.SentObject], to
     request.TransactionUID = transaction_uid
     request.ReferencedSOPSequence = [_reference(item) for item in items]
     handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
-    with association(peer, [(STORAGE_COMMITMENT, (EXPLICIT, IMPLICIT))], handlers=handlers) as opened:
+    with association(peer, [(STORAGE_COMMITMENT, (EXPLICIT, IMPLICIT))], handlers=handlers, go_on=go_on) as opened:
         if not opened.accepted_contexts:
             raise PeerError(f"'{peer.name}' does not offer storage commitment")
         try:

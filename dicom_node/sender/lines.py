@@ -170,7 +170,7 @@ class _Line:
         unanswered = {item.outbox_id: item for item in claimed}
         self._delay_s, is_lost = 0.0, False
         try:
-            for answer in store(self.destination, claimed, self._options):
+            for answer in store(self.destination, claimed, self._options, self._goes_on):
                 self._write_down(answer)
                 del unanswered[answer.item.outbox_id]
                 self._count(answer)
@@ -178,6 +178,8 @@ class _Line:
                 if self._stop.is_set() or self.busy_since - began > self._options.lease_s / 2:
                     break
         except PeerError as failed:
+            if not self._goes_on():
+                return  # it was left, which says nothing of it
             self._delay_s, self._trouble, is_lost = self._back_off(), failed, True
             raise
         finally:
@@ -187,6 +189,9 @@ class _Line:
                     outbox.postpone(connection, tuple(unanswered.values()), self._delay_s)
                     if is_lost:
                         waiting.leave_alone(connection, self.destination.name, str(self._trouble), self._delay_s)
+
+    def _goes_on(self) -> bool:
+        return not self._stop.is_set()
 
     def _count(self, answer: Answer) -> None:
         """A destination that refuses one object after the other is left alone for a while.
@@ -216,12 +221,15 @@ class _Line:
             return False
         self.busy_since = time.monotonic()
         try:
-            commitment.ask(peer_of(destination, options), transaction_uid, items, self._told, options.commitment_wait_s)
+            peer, wait_s = peer_of(destination, options), options.commitment_wait_s
+            commitment.ask(peer, transaction_uid, items, self._told, wait_s, self._goes_on)
         except PeerError as failed:
+            delay_s, why = min(options.longest_retry_s, options.ask_again_s), str(failed)
+            if not self._goes_on():
+                delay_s, why = 0.0, ""  # it was left
             log.warning("%s", failed)
             with self._database.begin() as connection:
-                delay_s = min(options.longest_retry_s, options.ask_again_s)
-                outbox.ask_later(connection, transaction_uid, delay_s, str(failed))
+                outbox.ask_later(connection, transaction_uid, delay_s, why)
             return False
         finally:
             self.busy_since = None

@@ -9,6 +9,7 @@ from typing import Any
 from db.outbox import ClaimedObject
 from dicom_node.peers.association import EXPLICIT, IMPLICIT, VERIFICATION, Peer, Tls, association, at_rest, verify
 from dicom_node.peers.dicomweb import DicomWeb, Server
+from dicom_node.peers.leaving import GoOn, always
 from dicom_node.sender.answers import Answer, Outcome
 from dicom_node.sender.options import Destination, SenderOptions
 from engine.errors import PeerError
@@ -65,19 +66,27 @@ def echo(destination: Destination, options: SenderOptions) -> None:
         verify(destination.name, opened)
 
 
-def store(destination: Destination, items: Sequence[ClaimedObject], options: SenderOptions) -> Iterator[Answer]:
+def store(
+    destination: Destination, items: Sequence[ClaimedObject], options: SenderOptions, go_on: GoOn = always
+) -> Iterator[Answer]:
     """Send objects, over one association or connection.
+
+    Args:
+        go_on: where it is False an association is not waited for any more; an answer to what is being stored is.
 
     Yields:
         An answer for each item as soon as it is known; fewer if the destination is lost on the way.
 
     Raises:
-        PeerError: the destination is not there, does not take us, can take nothing now, or was lost on the way.
+        PeerError: the destination is not there, does not take us, can take nothing now, or was lost on the way;
+            or it was left.
     """
-    yield from (_stow if destination.url else _c_store)(destination, items, options)
+    yield from _stow(destination, items, options) if destination.url else _c_store(destination, items, options, go_on)
 
 
-def _c_store(destination: Destination, items: Sequence[ClaimedObject], options: SenderOptions) -> Iterator[Answer]:
+def _c_store(
+    destination: Destination, items: Sequence[ClaimedObject], options: SenderOptions, go_on: GoOn
+) -> Iterator[Answer]:
     readable: list[tuple[ClaimedObject, str]] = []
     for item in items:
         try:
@@ -87,7 +96,7 @@ def _c_store(destination: Destination, items: Sequence[ClaimedObject], options: 
     if not readable:
         return
     contexts = sorted({(item.sop_class_uid, _proposed(syntax)) for item, syntax in readable})
-    with association(peer_of(destination, options), contexts) as opened:
+    with association(peer_of(destination, options), contexts, go_on=go_on) as opened:
         for item, _ in readable:
             answer = _store_one(opened, item)
             yield answer

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+SOON = 20.0  # seconds in which a test gives up
+
 
 def until(true: Callable[[], Any], patience_s: float = 30.0, alive: Callable[[], bool] = lambda: True) -> None:
     """Wait until it is so; fail when time runs out, or when who should bring it about is not alive any more."""

@@ -25,6 +25,7 @@ from exporters.reference.phantom_series import SeriesTruth
 
 from .foreign import free_port
 from .patience import until
+from .silent import is_waited_for, mute_door
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -218,6 +219,20 @@ def test_a_part_alone_stops_when_it_is_asked_to(tmp_path: Path, start: Start, ve
     assert facts["role"] == verb
     assert running.end(signal.SIGINT if verb == "send" else signal.SIGTERM) == 0
     assert "Traceback" not in running.log.read_text()
+
+
+def test_a_stop_does_not_wait_for_an_archive_that_is_asked_how_many_there_are(
+    tmp_path: Path, start: Start, small_series: SeriesTruth
+):
+    with mute_door() as silent:
+        archive = f"[[backfill.archives]]\nname = 'pacs'\nae_title = 'PACS'\nhost = '127.0.0.1'\nport = {silent}\n"
+        text = CONFIG.format(pacs=free_port()).replace("[studies]", "[studies]\ncount_at = 'pacs'\nsettle_s = 0.0")
+        (tmp_path / "node.toml").write_text(f"{text}\n[backfill]\nassociation_timeout_s = 600.0\n{archive}")
+        running = start(tmp_path, "receive")
+        send(small_series, running.wait_until_ready()["port"])
+        until(lambda: is_waited_for(silent, "01"))
+        assert running.end() == 0
+    assert running.counts().studies == {"receiving": 1}
 
 
 def test_a_worker_in_the_middle_of_a_job_gives_it_back(tmp_path: Path, start: Start, small_series: SeriesTruth):

@@ -20,13 +20,13 @@ from dicom_node.backfill.runner import Backfill
 from dicom_node.peers import association
 
 from ..foreign import free_port
+from ..patience import SOON
 from .conftest import KEY, QUICK, SELECTION, SLICES, MadeArchive, Memory, slice_of, uid
 from .peer import Peer
 from .test_archives import front_door
 
 WANTED = [uid(study, 1) for study in (1, 2, 3)]
 MARCH = Order(date(2026, 3, 1), date(2026, 3, 3), None)
-SOON = 20.0  # seconds in which a test gives up
 PATIENCE = 90.0  # likewise, while an archive is slow
 FEW = 3  # slices of a series
 MONDAY_NOON, MONDAY_NIGHT = datetime(2026, 3, 2, 12), datetime(2026, 3, 2, 23)
