@@ -1,6 +1,7 @@
 """The front door holds back while the disk or the queue is too full, says so, and takes in again by itself."""
 
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,35 @@ def test_a_queue_that_is_too_old_holds_back_and_one_that_cannot_be_asked_does_no
     assert pressure() == ""
     age[0] = 59.0
     assert pressure() == ""
+
+
+def test_a_database_that_does_not_answer_holds_nobody_up(spool, monkeypatch):
+    """It is waited for by one, for a moment; who comes meanwhile is answered by what is known."""
+    monkeypatch.setattr(room, "GOOD_FOR_S", float("inf"))
+    asked, answers = threading.Event(), threading.Event()
+
+    def queue_age_s() -> float:
+        asked.set()
+        answers.wait(30.0)
+        return 61.0
+
+    pressure = Pressure(ReceiverOptions(watermark_mib=0, max_queue_age_s=60.0), spool, queue_age_s)
+    monkeypatch.setattr(room, "LONGEST_ASKED_S", 30.0)
+    first = threading.Thread(target=pressure, daemon=True)
+    first.start()
+    assert asked.wait(30.0)
+    assert pressure() == ""
+    assert first.is_alive()
+    answers.set()
+    first.join(30.0)
+    assert pressure() == "the analysis is 61 s behind; try again later"
+
+    answers.clear()
+    monkeypatch.setattr(room, "GOOD_FOR_S", 0.0)
+    monkeypatch.setattr(room, "LONGEST_ASKED_S", 0.01)
+    assert pressure() == pressure() == ""
+    assert sum(thread.name == "queue age" for thread in threading.enumerate()) == 1
+    answers.set()
 
 
 def test_a_disk_that_fills_in_the_middle_of_a_file_loses_nothing_acknowledged_and_leaves_nothing_half(
