@@ -6,6 +6,7 @@ it done. Everything happens in one transaction, so a process that dies on the wa
 database that is newer than the program is left alone.
 """
 
+import logging
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +19,8 @@ from db.connection import Database, Purpose, exclusive
 from db.population import summary, views
 from db.schema import metadata
 from engine.errors import SchemaMismatch
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -32,13 +35,17 @@ def upgrade(database: Database) -> None:
     """
     with database.begin() as connection:
         exclusive(connection, Purpose.MIGRATE)
-        is_older = _version(connection) != expected_version()
+        before, now = _version(connection), expected_version()
+        is_older = before != now
         if is_older or not views.are_made(connection):
             views.drop(connection)
             if is_older:
+                log.info("the database goes from version %s to %s", before or "none", now)
                 command.upgrade(_config(connection), "head")
                 summary.rebuild(connection)
             views.make(connection)
+    if is_older:
+        log.info("the database is of version %s", now)
 
 
 def downgrade(database: Database, version: str | None) -> None:

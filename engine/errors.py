@@ -12,6 +12,7 @@ Every error that is raised on purpose, as a tree ordered by what the caller shou
         PeerAway                       it is not there, or takes nobody now
       DeploymentError                wrong on this machine: stop, a person must act
         BadOption                      an option is unknown or has no meaning
+        UnusableCredentials            certificates, a key or a token for one peer can't be used
         UnusableModel                  a model package is missing, damaged or not what it says
         BackendUnavailable             no session can run here
         StorageFull                    the disk does not take what must be kept
@@ -77,6 +78,10 @@ class DeploymentError(ScreeningError):
 
 class BadOption(DeploymentError):
     """Raised when an option is unknown or its value has no meaning."""
+
+
+class UnusableCredentials(DeploymentError):
+    """Raised when the certificates, key or token that a peer is called with can't be used; others may be."""
 
 
 class UnusableModel(DeploymentError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.peers.leaving import GoOn, always, left_when_told
 from dicom_node.peers.line import LineDown, trouble_of
-from engine.errors import DeploymentError, PeerAway, PeerError
+from engine.errors import PeerAway, PeerError, UnusableCredentials
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -36,7 +36,7 @@ class Tls:
         """For one association.
 
         Raises:
-            DeploymentError: a file can't be read or is no such thing.
+            UnusableCredentials: a file can't be read or is no such thing.
         """
         try:
             made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.authorities)
@@ -45,7 +45,7 @@ class Tls:
             if self.certificate:
                 made.load_cert_chain(self.certificate, self.key)
         except (OSError, ValueError) as bad:
-            raise DeploymentError(f"the TLS files for '{name}' can't be used ({type(bad).__name__})") from None
+            raise UnusableCredentials(f"the TLS files for '{name}' can't be used ({type(bad).__name__})") from None
         return made
 
 
@@ -90,7 +90,7 @@ def association(
         LineDown: there is no connection to the peer, or no TLS.
         PeerAway: the peer did not answer, or rejected us.
         PeerError: it was left.
-        DeploymentError: as `Tls.context`.
+        UnusableCredentials: as `Tls.context`.
     """
     from pynetdicom import build_role
 

@@ -21,7 +21,7 @@ import httpx
 
 from dicom_node.peers import web_words
 from dicom_node.peers.line import LineDown
-from engine.errors import DeploymentError, PeerAway, PeerError
+from engine.errors import PeerAway, PeerError, UnusableCredentials
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -59,7 +59,7 @@ class DicomWeb:
         """Connect to nothing yet.
 
         Raises:
-            DeploymentError: the file of the token or of the certificates can't be read.
+            UnusableCredentials: the file of the token or of the certificates can't be read.
         """
         self._server = server
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -77,7 +77,7 @@ class DicomWeb:
                 trust_env=False,
             )
         except (OSError, ValueError) as bad:
-            raise DeploymentError(
+            raise UnusableCredentials(
                 f"token_file or ca_file of '{server.name}' can't be read ({type(bad).__name__})"
             ) from None
 
@@ -234,18 +234,18 @@ def certificates(server: Server) -> ssl.SSLContext:
     """Those that a server's is checked against, as TLS wants it.
 
     Raises:
-        DeploymentError: their file can't be read.
+        UnusableCredentials: their file can't be read.
     """
     try:
         return ssl.create_default_context(cafile=server.ca_file or None)
     except (OSError, ValueError) as bad:
-        raise DeploymentError(f"ca_file of '{server.name}' can't be read ({type(bad).__name__})") from None
+        raise UnusableCredentials(f"ca_file of '{server.name}' can't be read ({type(bad).__name__})") from None
 
 
 def _token(server: Server) -> str:
     words = Path(server.token_file).read_text(encoding="ascii").split()
     if len(words) != 1:
-        raise DeploymentError(f"token_file of '{server.name}' must hold a token and nothing else")
+        raise UnusableCredentials(f"token_file of '{server.name}' must hold a token and nothing else")
     return words[0]
 
 

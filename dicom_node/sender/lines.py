@@ -3,7 +3,8 @@ The sender at work: one line a destination, each with its own thread and its own
 
 An object counts as sent when the destination answered with a status that means "stored", and not before; no answer
 is no answer. A repeat stores the same object under the same UID, so sending twice does no harm. A destination that is
-down holds up none of the others, and loses nothing. Where a destination commits to what it stored, it is asked to.
+down, or whose certificates can't be used, holds up none of the others, and loses nothing. Where one commits to what it
+stored, it is asked to.
 """
 
 import logging
@@ -24,13 +25,14 @@ from dicom_node.peers import commitment
 from dicom_node.sender.answers import Answer, Outcome
 from dicom_node.sender.options import Destination, SenderOptions
 from dicom_node.sender.store import peer_of, store
-from engine.errors import DatabaseUnavailable, PeerAway, PeerError, StorageFull
+from engine.errors import DatabaseUnavailable, PeerAway, PeerError, StorageFull, UnusableCredentials
 
 log = logging.getLogger(__name__)
 
 REAP_EVERY_S = 30.0  # our choice: how often objects are looked for whose sender died
 ASK_EVERY_S = 10.0  # our choice: how often it is looked what to ask commitment for
 MOST_ASKED = 200  # objects of one request for commitment; our choice
+TROUBLE = "%s; next attempt in %.0f s"
 LONGEST_PAUSE_S = 30.0  # our choice: between attempts to reach a database that is out of order
 WITHOUT_REMARK = frozenset({"status 0x0000", "HTTP 200"})  # stored, and nothing to be said of it
 STALL_MARGIN_S = 60.0  # our choice: beyond all timeouts together; nothing that is alive takes so long
@@ -64,7 +66,8 @@ class Sender:
             How many objects were stored, counted once for each destination.
 
         Raises:
-            DeploymentError: a person must act. A database that is out of order for a while is waited for.
+            DeploymentError: a person must act. A database that is out of order for a while is waited for, and so are
+                the credentials of a destination, unless `until_idle`: then it is raised when the others are done.
         """
         threads = [
             threading.Thread(target=line.serve, args=(until_idle,), name=f"to {line.destination.name}", daemon=True)
@@ -81,9 +84,9 @@ class Sender:
         while not threads and not until_idle and not self._stop.wait(1.0):
             pass  # nobody to send to: as idle as any other process
         self._tell(waiting.end)
-        for line in self._lines:
-            if line.failed is not None:
-                raise line.failed
+        for amiss in (*(line.failed for line in self._lines), *(line.amiss for line in self._lines if until_idle)):
+            if amiss is not None:
+                raise amiss
         return sum(line.stored for line in self._lines)
 
     def _tell(self, sign: waiting.Sign) -> None:
@@ -113,6 +116,7 @@ class _Line:
         self.destination = destination
         self.stored = 0
         self.failed: BaseException | None = None
+        self.amiss: UnusableCredentials | None = None  # the last that was
         self.busy_since: float | None = None
         self._database = database
         self._options = options
@@ -121,7 +125,7 @@ class _Line:
         self._failures = 0  # in a row, of the destination itself
         self._delay_s = 0.0
         self._refused = set[int]()  # objects, one after the other
-        self._trouble: PeerError | None = None  # why it was left alone, as the database says too
+        self._trouble: PeerError | UnusableCredentials | None = None  # why it was left alone, as the database says too
         self._reaped_at = -REAP_EVERY_S
         self._asked_at = -ASK_EVERY_S
         self._told = commitment.report_taker(database, options.max_refusals)
@@ -145,8 +149,9 @@ class _Line:
                         return
                     self._stop.wait(self._options.poll_s)
                 pause = self._options.poll_s
-            except PeerError as away:
-                log.warning("%s; next attempt in %.0f s", away, self._delay_s)
+            except (PeerError, UnusableCredentials) as trouble:
+                self.amiss = trouble if isinstance(trouble, UnusableCredentials) else None
+                log.log(logging.ERROR if self.amiss else logging.WARNING, TROUBLE, trouble, self._delay_s)
                 if until_idle:
                     return
                 self._stop.wait(self._delay_s)
@@ -177,7 +182,7 @@ class _Line:
                 self.busy_since = time.monotonic()
                 if self._stop.is_set() or self.busy_since - began > self._options.lease_s / 2:
                     break
-        except PeerError as failed:
+        except (PeerError, UnusableCredentials) as failed:
             if not self._goes_on():
                 return  # it was left, which says nothing of it
             self._delay_s, self._trouble, is_lost = self._back_off(), failed, True
@@ -223,7 +228,7 @@ class _Line:
         try:
             peer, wait_s = peer_of(destination, options), options.commitment_wait_s
             commitment.ask(peer, transaction_uid, items, self._told, wait_s, self._goes_on)
-        except PeerError as failed:
+        except (PeerError, UnusableCredentials) as failed:
             delay_s, why = min(options.longest_retry_s, options.ask_again_s), str(failed)
             if not self._goes_on():
                 delay_s, why = 0.0, ""  # it was left

@@ -1,5 +1,6 @@
 """Schema and migrations say the same, up and down, on both databases."""
 
+import logging
 import multiprocessing
 from datetime import UTC, datetime
 
@@ -63,6 +64,16 @@ def test_the_version_is_known_and_checked(bare):
     upgrade(bare)
     check(bare)
     assert schema_version(bare) == expected_version()
+
+
+def test_an_upgrade_is_told_when_it_begins_and_when_it_is_done(database, caplog):
+    with caplog.at_level(logging.INFO, "db"):
+        downgrade(database, "0009")
+        upgrade(database)
+        upgrade(database)
+    told = [record.getMessage() for record in caplog.records if record.name == "db.migrate"]
+    now = expected_version()
+    assert told == [f"the database goes from version 0009 to {now}", f"the database is of version {now}"]
 
 
 def test_down_and_up_again_with_rows_in_it(database):

@@ -1,14 +1,17 @@
 """While reports wait, `status` says why: what the sender met last at each destination, and when it tries again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from db import waiting
 from db.waiting import Waiting, Why
 from dicom_node import cli
 from dicom_node.sender.lines import Sender
+from engine.errors import UnusableCredentials
 
 from ..foreign import free_port
 from ..patience import until
@@ -75,6 +78,25 @@ def test_one_that_refuses_one_after_the_other_stays_left_alone(reports: Reports)
         next_s = by_why[Why.LEFT_ALONE].next_s
         assert next_s is not None
         assert 10 < next_s <= 60
+
+
+def test_certificates_that_cannot_be_used_hold_up_their_destination_alone(reports: Reports):
+    reports.add("pacs", "other")
+    with peer() as there, peer() as other:
+        secret = replace(pacs(there.port), tls_authorities=str(reports.folder / "gone.pem"))
+        both = options(secret, replace(pacs(other.port), name="other"))
+        with pytest.raises(UnusableCredentials, match="the TLS files for 'pacs' can't be used"):
+            Sender(reports.database, both).run(until_idle=True)
+        assert len(other.stored) == 2
+        reports.add("pacs", "other")
+        with running(Sender(reports.database, both)):
+            until(lambda: len(other.stored) == 4)
+            until(lambda: whys(reports) == {Why.LEFT_ALONE})
+            assert {line.detail for line in told(reports)} == {
+                "the TLS files for 'pacs' can't be used (FileNotFoundError)"
+            }
+        with running(Sender(reports.database, options(pacs(there.port)))):
+            until(lambda: len(there.stored) == 4)
 
 
 def test_status_says_it_in_a_line_and_to_programs(reports: Reports, tmp_path: Path):
