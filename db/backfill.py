@@ -124,6 +124,22 @@ def set_state(connection: sa.Connection, run_id: int, state: BackfillState) -> b
     return changed.rowcount == 1
 
 
+def open_parts(connection: sa.Connection, run_id: int, keys: Iterable[str]) -> None:
+    """Write down which parts an order has, so that its end can be foreseen. Those that it knows stay as they are; what
+    waits to be searched and is not among them any more (a folder that is gone) is not waited for."""
+    mine = backfill_part.c.backfill_id == run_id
+    rows = connection.execute(sa.select(backfill_part.c.key, backfill_part.c.state).where(mine))
+    known = {row.key: row.state for row in rows}
+    wanted = dict.fromkeys(keys)
+    new = [{"key": key} for key in wanted if key not in known]
+    if new:
+        values = {"state": PartState.WAITING, "studies": 0, "attempts": 0, "not_before": utc_now(), "detail": ""}
+        connection.execute(insert_into(connection, backfill_part).values(backfill_id=run_id, **values), new)
+    gone = [{"gone": key} for key, state in known.items() if state is PartState.WAITING and key not in wanted]
+    if gone:
+        connection.execute(sa.delete(backfill_part).where(mine, backfill_part.c.key == sa.bindparam("gone")), gone)
+
+
 def parts_not_due(connection: sa.Connection, run_id: int) -> frozenset[str]:
     """Keys of the parts that need no search now: searched, dead, or to be tried again later."""
     rows = connection.execute(
@@ -247,9 +263,11 @@ def next_due_s(connection: sa.Connection, run_id: int) -> float | None:
 
 
 def count_waiting(connection: sa.Connection, run_id: int) -> int:
-    """Series that are known and not fetched yet."""
+    """Series that are known and may be fetched now."""
     query = sa.select(sa.func.count()).where(
-        backfill_series.c.backfill_id == run_id, backfill_series.c.state == word(FetchState.WAITING)
+        backfill_series.c.backfill_id == run_id,
+        backfill_series.c.state == word(FetchState.WAITING),
+        backfill_series.c.not_before <= utc_now(),
     )
     return connection.execute(query).scalar_one()
 
@@ -291,7 +309,7 @@ def _end(connection: sa.Connection, claimed: ClaimedSeries, fetched: Fetched, ch
         .where(backfill_series.c.id == claimed.id, backfill_series.c.state == FetchState.FETCHING)
         .values(
             expected=fetched.expected or backfill_series.c.expected,
-            received=fetched.received,
+            received=fetched.received if fetched.expected else backfill_series.c.received,  # else nothing was listed
             size_bytes=backfill_series.c.size_bytes + fetched.size_bytes,
             seconds=backfill_series.c.seconds + fetched.seconds,
             **changes,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db.columns import utc_now, word
 from db.live import ALIVE_S
-from db.schema import BackfillState, FetchState, backfill, backfill_part, backfill_series
+from db.schema import BackfillState, FetchState, PartState, backfill, backfill_part, backfill_series
 
 STOPPED = "stopped; the same order goes on"
 RATE_OVER_S = 900.0  # our choice: the rate is of what ended in so many seconds
@@ -34,7 +34,7 @@ class BackfillLine:
     instances: int
     size_bytes: int
     series_per_hour: float | None  # None: nothing ended lately
-    seconds_left: float | None  # for what is known by now, at that rate
+    seconds_left: float | None  # at that rate, if the parts that wait hold as many series as those that were searched
 
 
 def backfills(connection: sa.Connection, with_done: bool = True) -> tuple[BackfillLine, ...]:
@@ -72,8 +72,12 @@ def _line(connection: sa.Connection, row: Any) -> BackfillLine:
     instances, size_bytes = connection.execute(
         sa.select(sa.func.sum(backfill_series.c.received), sa.func.sum(backfill_series.c.size_bytes)).where(mine)
     ).one()
+    parts = _by(connection, backfill_part.c.state, backfill_part.c.backfill_id == row.id)
     rate = _rate(connection, mine)
-    left = series_by.get(FetchState.WAITING, 0) + series_by.get(FetchState.FETCHING, 0)
+    left: float = series_by.get(FetchState.WAITING, 0) + series_by.get(FetchState.FETCHING, 0)
+    if searched := parts.get(PartState.SEARCHED, 0):
+        wanted = sum(series_by.values()) - series_by.get(FetchState.SKIPPED, 0)
+        left += parts.get(PartState.WAITING, 0) * wanted / searched
     return BackfillLine(
         id=row.id,
         archive=row.archive,
@@ -81,7 +85,7 @@ def _line(connection: sa.Connection, row: Any) -> BackfillLine:
         state=row.state,
         is_running=row.state is not BackfillState.DONE and bool(row.is_alive) and row.detail != STOPPED,
         detail=row.detail,
-        parts=_by(connection, backfill_part.c.state, backfill_part.c.backfill_id == row.id),
+        parts=parts,
         series=series_by,
         skipped=_by(connection, backfill_series.c.reason, mine, backfill_series.c.state == FetchState.SKIPPED),
         dead=_by(connection, backfill_series.c.detail, mine, backfill_series.c.state == FetchState.DEAD),

@@ -100,7 +100,7 @@ def backfill_words(line: BackfillLine) -> str:
     if line.series_per_hour is not None:
         parts.append(f"{line.series_per_hour:,.0f} series an hour")
     if line.seconds_left:
-        parts.append(f"{_duration(line.seconds_left)} left of what is known")
+        parts.append(f"about {_duration(line.seconds_left)} left")
     doing = "" if line.state == "done" else line.detail if line.is_running else "no process works on it"
     state = "paused by a person" if line.state == "paused" else doing or str(line.state)
     return "; ".join([*parts, state])

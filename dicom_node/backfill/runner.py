@@ -34,6 +34,7 @@ from engine.errors import BadOption, DatabaseUnavailable, PeerAway, PeerError, S
 log = logging.getLogger(__name__)
 
 AHEAD = 50  # our choice: so many series are known before more is searched for
+FETCHING = "fetching"
 LONGEST_PAUSE_S = 30.0  # our choice: while the database is out of order
 
 Told = Callable[[BackfillLine], None]
@@ -70,6 +71,7 @@ class Backfill:
         self._fetcher = Fetcher(database, spool, pseudonym_key, source, options, self.pace, self._stop)
         self._parts: dict[str, Part] = {}  # by keyed hash
         self._told_at = 0.0
+        self._doing = FETCHING
 
     def stop(self) -> None:
         """Fetch no more; series that are being fetched are left where they are, and fetched on the next time."""
@@ -91,6 +93,7 @@ class Backfill:
             with self._database.begin() as connection:
                 order = keyed(self._key, "order", self._source.key)
                 run = backfill.open_run(connection, order, self._source.name, self._source.said)
+                backfill.open_parts(connection, run.id, self._parts)
             log.info("backfill %d: %s, %s", run.id, "begins" if run.is_new else "goes on", self._source.said)
             with ThreadPoolExecutor(self._options.associations, thread_name_prefix="fetch") as pool:
                 try:
@@ -112,6 +115,7 @@ class Backfill:
                     self._stop.wait(self._options.poll_s)
                     continue
                 self._fetcher.hold(False)
+                self._doing = FETCHING
                 if len(active) < self.pace.allowed and (claimed := self._claim(run_id)) is not None:
                     active.add(pool.submit(self._fetcher.fetch, claimed, self._parts.get(claimed.part)))
                 elif not self._search_next(run_id) and self._rest(run_id, active):
@@ -140,14 +144,14 @@ class Backfill:
                     why = "waits while series come by themselves"
                 elif live.count_unread(connection) >= options.most_unread:
                     why = "waits for the analysis"
-        if self._say(run_id, why or "fetching") is BackfillState.PAUSED:
+        if self._say(run_id, why or self._doing) is BackfillState.PAUSED:
             return "paused by a person"
         return why
 
     def _say(self, run_id: int, detail: str, state: BackfillState | None = None) -> BackfillState:
         """A sign of life, and what a person is told; at most once a second, unless the state changes."""
         now = time.monotonic()
-        if state is None and now - self._told_at < min(1.0, self._options.poll_s) and detail == "fetching":
+        if state is None and now - self._told_at < min(1.0, self._options.poll_s) and detail == FETCHING:
             with self._database.read() as connection:
                 return backfill.state_of(connection, run_id)
         self._told_at = now
@@ -208,6 +212,7 @@ class Backfill:
             due_s = backfill.next_due_s(connection, run_id)
         if due_s is None:
             return True
+        self._doing = f"waits to try again what failed; next attempt in {due_s:.0f} s"
         self._stop.wait(min(self._options.poll_s, max(due_s, 0.01)))
         return False
 

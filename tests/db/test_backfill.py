@@ -88,6 +88,39 @@ def test_a_part_that_can_not_be_searched_is_tried_again_and_then_given_up(databa
         assert "day two" in backfill.parts_not_due(connection, run)
 
 
+def test_parts_that_wait_are_known_from_the_beginning_and_one_that_is_gone_is_not_waited_for(database):
+    run = ordered(database, found(1))
+    with database.begin() as connection:
+        backfill.open_parts(connection, run, ["day one", "day two", "day three"])
+        backfill.part_failed(connection, run, "day three", "away", 2, 100.0)
+    with database.begin() as connection:
+        backfill.open_parts(connection, run, ["day one", "day two", "day four"])
+        assert backfill.parts_not_due(connection, run) == {"day one"}
+        (line,) = progress.backfills(connection)
+        assert line.parts == {"searched": 1, "waiting": 2}
+        backfill.open_parts(connection, run, [])
+        backfill.series_done(connection, backfill.claim_series(connection, run), ALL)
+        assert backfill.next_due_s(connection, run) is None
+    with database.read() as connection:
+        assert progress.backfills(connection)[0].parts == {"searched": 1}
+
+
+def test_series_that_wait_for_a_later_attempt_do_not_count_as_enough_to_fetch(database):
+    run = ordered(database, found(1), found(2))
+    with database.begin() as connection:
+        backfill.series_failed(connection, backfill.claim_series(connection, run), NOTHING, 5, 100.0)
+        assert backfill.count_waiting(connection, run) == 1
+
+
+def test_what_came_of_a_series_is_not_forgotten_when_its_archive_can_not_be_asked_for_a_list(database):
+    run = ordered(database, found(1))
+    for fetched in (Fetched(3, 2, 2_000_000, 0.5), Fetched(0, 0, 0, 0.1, "can't be reached")):
+        with database.begin() as connection:
+            backfill.give_back(connection, backfill.claim_series(connection, run), fetched)
+            (line,) = progress.backfills(connection)
+            assert (line.instances, line.size_bytes) == (2, 2_000_000)
+
+
 def test_a_person_pauses_an_order_and_lets_it_go_on(database):
     run = ordered(database)
     with database.begin() as connection:
@@ -111,6 +144,10 @@ def test_how_an_order_stands_is_told_with_its_rate(database):
     assert line.parts == {"searched": 1}
     assert (line.instances, line.size_bytes) == (6, 6_000_000)
     assert line.seconds_left == 3 * 3600 / line.series_per_hour
+    with database.begin() as connection:
+        backfill.open_parts(connection, run, ["day one", "day two"])
+        (line,) = progress.backfills(connection)
+    assert line.seconds_left == (3 + 5) * 3600 / line.series_per_hour  # a second day is taken to be like the first
 
 
 def test_an_open_study_tells_that_it_is_being_fetched(database, phantoms):

@@ -262,6 +262,7 @@ def test_one_bad_neighbour_does_not_make_others_wait(memory: Memory, three_studi
         order = order_of(memory, peer.archive(), hour, heard)
         with running(order) as end:
             heard.wait(lambda line: line.series.get("done") == 2)
+            heard.says("waits to try again what failed; next attempt in")
             order.stop()
             assert end() is BackfillState.OPEN
         assert memory.series()[WANTED[0]] == ("waiting", None, 0, 1)
