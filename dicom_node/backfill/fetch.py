@@ -167,7 +167,8 @@ class Fetcher:
                 if self._leave.wait(self._options.poll_s):
                     return  # nothing is lost: the spool has it, and the series is fetched on
         if attempt.is_away or attempt.full is not None:
-            self._pace.failed(self._options.connect_timeout_s)
+            why = attempt.trouble if attempt.full is None else str(attempt.full)
+            self._pace.failed(self._options.connect_timeout_s, why)
         if attempt.full is not None:
             log.warning("series %s: %s", attempt.claimed.series_instance_uid, attempt.full)
 
@@ -204,7 +205,7 @@ class Fetcher:
         if is_whole:
             self._pace.fetched(seconds, len(attempt.asked))
         elif not was_put_off:
-            self._pace.failed(FIRST_PAUSE_S)
+            self._pace.failed(FIRST_PAUSE_S, detail)
 
 
 def _what_is_wrong(attempt: _Attempt, gone: int) -> str:

@@ -47,6 +47,7 @@ class Pace:
         self._times: deque[float] = deque(maxlen=REMEMBERED)
         self._best: float | None = None
         self._resume_at = 0.0
+        self.why = ""  # the last pause
         self._slow_since = -math.inf
 
     @property
@@ -75,6 +76,7 @@ class Pace:
                 self._best = usual
             if self._best is not None and usual > self._slow_factor * self._best:
                 self._slow_down()
+                self.why = "it has slowed down"
                 self._rest(seconds)  # at most every other moment is ours
                 self._times.clear()
                 self._slow_since = self._clock()
@@ -84,9 +86,10 @@ class Pace:
             if self._good >= GOOD_IN_A_ROW:
                 self._good, self._allowed = 0, min(self._most, self._allowed + 1)
 
-    def failed(self, pause_s: float) -> None:
+    def failed(self, pause_s: float, why: str) -> None:
         """A transfer failed, or the archive is away: pause, longer with each in a row."""
         with self._lock:
+            self.why = why
             self._slow_down()
             self._rest(pause_s * 2 ** min(self._failures, 16))
             self._failures += 1

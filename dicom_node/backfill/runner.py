@@ -137,7 +137,7 @@ class Backfill:
         elif self._spool.free_bytes() < (self._spool.options.reserve_mib + options.keep_free_mib) * MIB:
             why = "waits for room on the disk of the spool"
         elif self.pace.pause_s > 0:
-            why = f"the archive is away or slow; next attempt in {self.pace.pause_s:.0f} s"
+            why = f"the archive is away or slow; next attempt in {self.pace.pause_s:.0f} s: {self.pace.why}"
         else:
             with self._database.read() as connection:
                 if options.live_pause_s and live.is_live(connection, options.live_pause_s):
@@ -178,7 +178,7 @@ class Backfill:
             findings = self._source.search(self._parts[due], go_on=lambda: not self._stop.is_set())
         except PeerAway as away:
             log.warning("%s", away)
-            self.pace.failed(self._options.connect_timeout_s)
+            self.pace.failed(self._options.connect_timeout_s, str(away))
             return True
         except PeerError as failed:
             if self._stop.is_set():

@@ -21,7 +21,8 @@ MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 PENDING = frozenset({0xFF00, 0xFF01})
 SUCCESS, SOME_FAILED = 0x0000, 0xB000
-OUT_OF_RESOURCES = frozenset({0xA700, 0xA701, 0xA702})
+NOT_SENT = 0xA702  # sub-operations can't be performed: what an archive says too that can't reach where it should send
+OUT_OF_RESOURCES = frozenset({0xA700, 0xA701, NOT_SENT})
 LOST = 0xA700  # what we answer to an image that we can't keep now
 
 NOBODYS = "2.25.0"  # a Study Instance UID that no study has: made of the nil UUID (PS3.5 B.2)
@@ -231,6 +232,9 @@ def _retrieve(
         raise PeerError(f"'{peer.name}' was lost during {name}") from None
     if code is None or code in PENDING:
         raise PeerError(f"'{peer.name}' was lost during {name}")
+    if code == NOT_SENT and model == MOVE:
+        ours = "does our front door run, where it sends to, and let it in?"
+        raise PeerAway(f"'{peer.name}' can't send what C-MOVE asked for, or has no room ({code:#06x}): {ours}")
     if code in OUT_OF_RESOURCES:
         raise PeerAway(f"'{peer.name}' has no room for {name} now ({code:#06x})")
     if code not in (SUCCESS, SOME_FAILED):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import MRImageStorage
 
-from db.progress import backfills, measured_rate
+from db.progress import BackfillLine, backfills, measured_rate
 from db.schema import BackfillState
 from dicom_node.backfill.estimate import estimate
 from dicom_node.backfill.options import Archive, BackfillOptions, Retrieve
@@ -213,6 +213,30 @@ def test_dcmtks_archive_by_c_get_and_c_move(
         finally:
             archive.stop()
     whole(memory)
+
+
+def test_an_archive_that_can_not_reach_our_front_door_is_waited_for_and_a_person_told_where_to_look(
+    memory: Memory, namespace: Namespace, inside: None, every_file: list[Path], tmp_path: Path
+):
+    need("dcmqrscp", "storescu")
+    archive = Dcmqrscp(tmp_path, {"TRABECULA": free_port()})
+    said: list[str] = []
+
+    def told(line: BackfillLine) -> None:
+        if line.detail.startswith("the archive is away or slow"):
+            said.append(line.detail)
+            order.stop()
+
+    try:
+        archive.add(every_file)
+        there = Archive("dcmtk", "ARCHIVE", "127.0.0.1", archive.port, Retrieve.MOVE)
+        patient = replace(OPTIONS, immediate_retries=0, longest_pause_s=5.0)
+        order = Backfill(memory.database, memory.spool, KEY, source(there), patient, told)
+        assert order.run() is BackfillState.OPEN
+    finally:
+        archive.stop()
+    assert "can't send what C-MOVE asked for, or has no room (0xa702): does our front door run" in said[0]
+    assert memory.registered() == {}
 
 
 def test_an_archive_that_is_away_is_waited_for_and_nothing_is_given_up(memory: Memory, full_orthanc: Orthanc):

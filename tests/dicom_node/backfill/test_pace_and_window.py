@@ -97,10 +97,10 @@ def test_an_archive_that_is_away_is_asked_ever_more_rarely_until_it_is_back():
     pace = Pace(4, 3.0, 100.0, clock)
     pauses = []
     for _ in range(6):
-        pace.failed(10.0)
+        pace.failed(10.0, "nobody listens there")
         pauses.append(pace.pause_s)
         clock.now += pace.pause_s
     assert pauses == [10.0, 20.0, 40.0, 80.0, 100.0, 100.0]
     pace.fetched(1.0, 10)
-    pace.failed(10.0)
+    pace.failed(10.0, "nobody listens there")
     assert pace.pause_s == 10.0

@@ -186,7 +186,7 @@ def test_an_archive_that_is_away_is_asked_again_until_it_is_back(
     options = replace(QUICK, longest_pause_s=0.2, connect_timeout_s=0.2)
     away = Archive("peer", "ARCHIVE", "127.0.0.1", port)
     with running(order_of(memory, away, options, heard)) as end:
-        heard.says("the archive is away or slow; next attempt in")
+        heard.says("the archive is away or slow; next attempt in 0 s: 'peer' can't be reached: nobody listens there")
         with opened(Peer(three_studies, port=port)):
             assert end() is BackfillState.DONE
     assert memory.registered() == dict.fromkeys(WANTED, SLICES)
