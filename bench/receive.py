@@ -188,7 +188,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="How fast the front door takes slices")
     arguments.add_argument("--short", action="store_true", help="fewer images, rounds and settings; nothing is kept")
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--images", type=int, default=240)
+    arguments.add_argument("--images", type=int, default=1000)
     arguments.add_argument("--settings", default=",".join(SETTINGS))
     arguments.add_argument("--budget-s", type=float, default=1e9, help="no round begins after so long")
     asked = arguments.parse_args()
