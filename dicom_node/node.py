@@ -43,7 +43,7 @@ from engine.records import Program
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL_S = 0.0001  # our choice: an association that waits for the interpreter has a sender that waits for it
+SWITCH_INTERVAL_S = 0.001  # our choice: who waits for the interpreter has a sender that waits; a shorter one costs more
 
 
 def receive(config: NodeConfig, ready: Ready) -> None:
