@@ -36,9 +36,9 @@ def test_a_series_ends_in_a_result_whose_report_waits_for_every_destination(whol
     found = whole.explained()
     assert (found.state, found.job, found.reason) == ("done", "done", None)
     assert found.lines
-    kinds = {kind for kind, _, _ in found.objects}
+    kinds = {kind for kind, *_ in found.objects}
     assert {"sr", "picture"} <= kinds
-    assert {(kind, name) for kind, name, _ in found.objects} == {(k, n) for k in kinds for n in ("pacs", "viewer")}
+    assert {(kind, name) for kind, name, *_ in found.objects} == {(k, n) for k in kinds for n in ("pacs", "viewer")}
     with whole.database.read() as connection:
         paths = connection.execute(sa.select(schema.outbox.c.path, schema.outbox.c.sop_instance_uid)).all()
     outgoing = whole.spool.folder / "outgoing"
