@@ -211,7 +211,8 @@ def _leave(opened: "Association") -> None:
     if not opened.is_aborted:
         opened.acse_timeout = LAST_WORDS_S
         opened.abort()
-        opened.dimse.msg_queue.put((None, None))  # the one of the abort went to pynetdicom's own thread
+    # whoever aborted, also who kept an image: what tells of it in the queue went to pynetdicom's own thread
+    opened.dimse.msg_queue.put((None, None))
 
 
 def _retrieve(

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -12,21 +13,25 @@ from threading import Event, Thread
 import pytest
 import sqlalchemy as sa
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from db import schema
 from db.schema import BackfillState
 from dicom_node.backfill import counting
+from dicom_node.backfill.calling import archive_peer
 from dicom_node.backfill.files import file_source
 from dicom_node.backfill.options import Archive
 from dicom_node.backfill.order import archive_source
+from dicom_node.backfill.pacs import SOP_CLASSES
 from dicom_node.backfill.source import Part
+from dicom_node.peers import query
 from engine.errors import PeerError
 
 from ..foreign import Orthanc
 from ..papers import Papers
 from ..patience import SOON, until
 from ..silent import StallingWay, full_door, is_waited_for, mute_door
-from .conftest import KEY, QUICK, SELECTION, SLICES, MadeArchive, Memory
+from .conftest import KEY, QUICK, SELECTION, SLICES, MadeArchive, Memory, uid
 from .peer import Peer
 from .test_runner import MARCH, WANTED, Heard, opened, order_of, running
 
@@ -75,6 +80,26 @@ def test_a_stop_interrupts_a_query_that_is_not_answered(memory: Memory, three_st
         assert attempts_at_parts(memory) <= {0}
         assert order_of(memory, peer.archive(), PATIENT, Heard()).run() is BackfillState.DONE
     assert memory.registered() == dict.fromkeys(WANTED, SLICES)
+
+
+def test_who_keeps_no_further_image_leaves_at_once(three_studies: MadeArchive):
+    """As at a stop, a pause or a full disk that an image meets before anybody looks. Five times: threads race."""
+    keys = query.requests(uid(1), WANTED[0], [], whole=True)
+    with opened(Peer(three_studies)) as peer:
+        there = archive_peer(peer.archive(), PATIENT, SOON)
+        began = time.monotonic()
+        for _ in range(5):
+            kept: list[str] = []
+
+            def keep(
+                _abstract: str, _class: str, name: str, _syntax: str, _data: bytes, kept: list[str] = kept
+            ) -> bool:
+                kept.append(name)
+                return len(kept) < 3
+
+            query.get(there, keys, SOP_CLASSES, [ExplicitVRLittleEndian], keep, lambda: True)
+            assert len(kept) == 3
+        assert time.monotonic() - began < SOON  # the patience with one answer
 
 
 @pytest.mark.parametrize(
