@@ -35,6 +35,7 @@ class Run:
 
     id: int
     is_new: bool
+    is_paused: bool  # by a person: it stays so until a person lets it go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +86,19 @@ def open_run(connection: sa.Connection, key: str, archive: str, said: str) -> Ru
     )
     made = connection.execute(new.on_conflict_do_nothing(index_elements=[backfill.c.key]).returning(backfill.c.id))
     is_new = made.first() is not None
-    row_id: int = connection.execute(
+    state = sa.case((backfill.c.state == word(BackfillState.PAUSED), backfill.c.state), else_=word(BackfillState.OPEN))
+    row = connection.execute(
         sa.update(backfill)
         .where(backfill.c.key == key)
-        .values(state=BackfillState.OPEN, detail="", seen_at=utc_now())
-        .returning(backfill.c.id)
-    ).scalar_one()
+        .values(state=state, detail="", seen_at=utc_now())
+        .returning(backfill.c.id, backfill.c.state)
+    ).one()
     connection.execute(
         sa.update(backfill_series)
-        .where(backfill_series.c.backfill_id == row_id, backfill_series.c.state == FetchState.FETCHING)
+        .where(backfill_series.c.backfill_id == row.id, backfill_series.c.state == FetchState.FETCHING)
         .values(state=FetchState.WAITING)
     )
-    return Run(row_id, is_new)
+    return Run(row.id, is_new, row.state is BackfillState.PAUSED)
 
 
 def tell_state(

@@ -102,7 +102,9 @@ def backfill_words(line: BackfillLine) -> str:
     if line.seconds_left:
         parts.append(f"about {_duration(line.seconds_left)} left")
     doing = "" if line.state == "done" else line.detail if line.is_running else "no process works on it"
-    state = "paused by a person" if line.state == "paused" else doing or str(line.state)
+    if line.state == "paused":
+        doing = "paused by a person" if line.is_running else f"paused by a person; {doing}"
+    state = doing or str(line.state)
     return "; ".join([*parts, state])
 
 

@@ -95,6 +95,8 @@ class Backfill:
                 run = backfill.open_run(connection, order, self._source.name, self._source.said)
                 backfill.open_parts(connection, run.id, self._parts)
             log.info("backfill %d: %s, %s", run.id, "begins" if run.is_new else "goes on", self._source.said)
+            if run.is_paused:
+                log.warning("a person paused it: 'trabecula backfill resume %d' lets it go on", run.id)
             with ThreadPoolExecutor(self._options.associations, thread_name_prefix="fetch") as pool:
                 try:
                     state = self._work(run.id, pool)

@@ -126,6 +126,10 @@ def test_a_person_pauses_an_order_and_lets_it_go_on(database):
     with database.begin() as connection:
         assert backfill.set_state(connection, run, BackfillState.PAUSED)
         assert backfill.tell_state(connection, run, "waits") is BackfillState.PAUSED
+    assert ordered(database) == run  # its process is started again
+    with database.begin() as connection:
+        assert backfill.open_run(connection, "k" * 64, "pacs", "").is_paused
+        assert backfill.state_of(connection, run) is BackfillState.PAUSED
         assert backfill.set_state(connection, run, BackfillState.OPEN)
         assert backfill.tell_state(connection, run, "", BackfillState.DONE) is BackfillState.DONE
         assert not backfill.set_state(connection, run, BackfillState.PAUSED)
