@@ -1,11 +1,13 @@
 """What tests of several rooms share: real CT where it is at hand, and a small phantom series."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from dicom_node.logs import OURS
 from engine.records import VertebralLevel
 from exporters.reference.phantom_series import SeriesTruth, write_series
 from exporters.reference.scanner import scanner
@@ -13,6 +15,14 @@ from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
 
 settings.register_profile("untimed", deadline=None)  # no test is held to a time: the machine may be busy
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_begin() -> None:
+    """A test or its set-up that configures logs, as every command does, changes nothing for the tests after it."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
