@@ -58,8 +58,11 @@ class Known:
         """How an arrival contradicts what is known; empty if it doesn't."""
         said = arrival.header
         before = self.instances.get(said.sop_instance_uid)
-        is_same = before is not None and is_same_file(before[1], arrival.digest, arrival.path)
-        if is_same and before is not None and before[0] == said.series_instance_uid:
+        if (
+            before is not None
+            and before[0] == said.series_instance_uid
+            and is_same_file(before[1], arrival.digest, arrival.path)
+        ):
             return ""  # the very same bytes: nothing new can be wrong with them
         if self.patients.get(said.study_instance_uid, said.patient_key) != said.patient_key:
             return "its study belongs to another patient"

@@ -1,9 +1,9 @@
 """
 By what a file is known again: a digest of its bytes, in words that name the algorithm.
 
-BLAKE3, because every byte that comes in goes through it: three times as fast as SHA-256 where a processor has
-instructions for that, ten times where it has not; as hard to forge (both give 256 bits). What was stored before has a
-SHA-256 in hexadecimal, and is compared by that.
+BLAKE3, because every byte that comes in goes through it: measured 3.4 times as fast as SHA-256 on a processor that has
+instructions for that one; as hard to forge (both give 256 bits). What was stored before has a SHA-256 in hexadecimal,
+and is compared by that.
 """
 
 import base64
