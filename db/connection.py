@@ -128,6 +128,12 @@ def open_database(options: DatabaseOptions, *, read_only: bool = False) -> Datab
     return database
 
 
+def is_missing(options: DatabaseOptions) -> bool:
+    """Whether it is an SQLite file that is not there; to open it would make it."""
+    backend, _, file = options.url.partition(":///")
+    return backend.startswith("sqlite") and not Path(file).is_file()
+
+
 def exclusive(connection: sa.Connection, purpose: Purpose) -> None:
     """Until the transaction ends, only it does this; others wait. (On SQLite every writing transaction is alone.)"""
     if connection.dialect.name == "postgresql":

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from db import overview
-from db.connection import Database, open_database, shown_url
+from db.connection import Database, is_missing, open_database, shown_url
 from db.migrate import expected_version, schema_version
 from dicom_node import reachable
 from dicom_node.config import NodeConfig
@@ -226,7 +226,7 @@ def _listening(host: str, port: int, where: str) -> tuple[State, str]:
 
 def _memory(config: NodeConfig) -> Iterator[Check]:
     url = config.database.url
-    if url.startswith("sqlite") and not Path(url.partition(":///")[2]).is_file():
+    if is_missing(config.database):
         yield Check("database", State.NOTE, f"{shown_url(url)}: not there yet; made at the first start")
         return
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from db import migrate
-from db.connection import Database, open_database
+from db.connection import Database, is_missing, open_database
 from dicom_node.config import NodeConfig, read_config
 from dicom_node.logs import LogOptions, configure_logs
 from dicom_node.process import stop_with_parent
@@ -55,8 +55,7 @@ def remembered(config: NodeConfig, *, read_only: bool = False) -> Iterator[Datab
 @contextmanager
 def known_database(config: NodeConfig, *, read_only: bool = False) -> Iterator[Database]:
     """The database of a node that ran already; looking at none must not make one."""
-    scheme, _, file = config.database.url.partition(":///")
-    if scheme.startswith("sqlite") and not Path(file).is_file():
+    if is_missing(config.database):
         raise DeploymentError("there is no database yet; 'trabecula run' makes it, or --config names another")
     with closing(open_database(config.database, read_only=read_only)) as database:
         migrate.check(database)

@@ -10,7 +10,7 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-from db.connection import Database, open_database
+from db.connection import Database, is_missing, open_database
 from db.pseudonyms import Traces, remember, traces
 from dicom_node.config import NodeConfig, site_key
 from engine.errors import SeriesError, WrongKey
@@ -72,8 +72,7 @@ def fingerprint(key: bytes) -> str:
 
 
 def _traces(config: NodeConfig) -> Traces:
-    scheme, _, file = config.database.url.partition(":///")
-    if scheme.startswith("sqlite") and not Path(file).is_file():
+    if is_missing(config.database):
         return Traces(None, False, ())
     with closing(open_database(config.database, read_only=True)) as database, database.read() as connection:
         return traces(connection)
