@@ -126,9 +126,13 @@ def set_state(connection: sa.Connection, run_id: int, state: BackfillState) -> b
     return changed.rowcount == 1
 
 
-def open_parts(connection: sa.Connection, run_id: int, keys: Iterable[str]) -> None:
+def open_parts(connection: sa.Connection, run_id: int, keys: Iterable[str]) -> int:
     """Write down which parts an order has, so that its end can be foreseen. Those that it knows stay as they are; what
-    waits to be searched and is not among them any more (a folder that is gone) is not waited for."""
+    waits to be searched and is not among them any more (a folder that is gone) is not waited for.
+
+    Returns:
+        How many are gone so.
+    """
     mine = backfill_part.c.backfill_id == run_id
     rows = connection.execute(sa.select(backfill_part.c.key, backfill_part.c.state).where(mine))
     known = {row.key: row.state for row in rows}
@@ -140,6 +144,7 @@ def open_parts(connection: sa.Connection, run_id: int, keys: Iterable[str]) -> N
     gone = [{"gone": key} for key, state in known.items() if state is PartState.WAITING and key not in wanted]
     if gone:
         connection.execute(sa.delete(backfill_part).where(mine, backfill_part.c.key == sa.bindparam("gone")), gone)
+    return len(gone)
 
 
 def parts_not_due(connection: sa.Connection, run_id: int) -> frozenset[str]:

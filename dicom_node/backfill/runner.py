@@ -93,8 +93,10 @@ class Backfill:
             with self._database.begin() as connection:
                 order = keyed(self._key, "order", self._source.key)
                 run = backfill.open_run(connection, order, self._source.name, self._source.said)
-                backfill.open_parts(connection, run.id, self._parts)
+                gone = backfill.open_parts(connection, run.id, self._parts)
             log.info("backfill %d: %s, %s", run.id, "begins" if run.is_new else "goes on", self._source.said)
+            if gone:
+                log.warning("%d parts that waited to be searched are not there any more; is all of it mounted?", gone)
             if run.is_paused:
                 log.warning("a person paused it: 'trabecula backfill resume %d' lets it go on", run.id)
             with ThreadPoolExecutor(self._options.associations, thread_name_prefix="fetch") as pool:

@@ -91,14 +91,14 @@ def test_a_part_that_can_not_be_searched_is_tried_again_and_then_given_up(databa
 def test_parts_that_wait_are_known_from_the_beginning_and_one_that_is_gone_is_not_waited_for(database):
     run = ordered(database, found(1))
     with database.begin() as connection:
-        backfill.open_parts(connection, run, ["day one", "day two", "day three"])
+        assert backfill.open_parts(connection, run, ["day one", "day two", "day three"]) == 0
         backfill.part_failed(connection, run, "day three", "away", 2, 100.0)
     with database.begin() as connection:
-        backfill.open_parts(connection, run, ["day one", "day two", "day four"])
+        assert backfill.open_parts(connection, run, ["day one", "day two", "day four"]) == 1
         assert backfill.parts_not_due(connection, run) == {"day one"}
         (line,) = progress.backfills(connection)
         assert line.parts == {"searched": 1, "waiting": 2}
-        backfill.open_parts(connection, run, [])
+        assert backfill.open_parts(connection, run, []) == 2
         backfill.series_done(connection, backfill.claim_series(connection, run), ALL)
         assert backfill.next_due_s(connection, run) is None
     with database.read() as connection:

@@ -1,6 +1,7 @@
 """A person steers an order that runs in another process: sees it, pauses it, lets it go on."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,12 @@ import pytest
 from pydicom.uid import MRImageStorage
 from typer.testing import CliRunner
 
+from db.schema import BackfillState
+from dicom_node.backfill.files import file_source
+from dicom_node.backfill.runner import Backfill
 from dicom_node.cli import app
 
-from .conftest import SLICES, MadeArchive, uid
+from .conftest import KEY, QUICK, SELECTION, SLICES, MadeArchive, Memory, uid
 from .peer import Peer
 
 ROOT = Path(__file__).parents[3]
@@ -114,3 +118,17 @@ def test_a_list_is_of_any_modality_unless_one_is_named(tmp_path: Path, made: Mad
         assert "studies 1 series wanted at most 1, 12 instances series not wanted 0" in counted("--modality", "CT")
     finally:
         peer.stop()
+
+
+def test_folders_that_waited_and_are_not_there_any_more_are_told(memory: Memory, made: MadeArchive, caplog):
+    """A share that is not mounted looks like that."""
+    made.add(1, 1)
+    made.add(2, 1)
+    orders = [
+        Backfill(memory.database, memory.spool, KEY, file_source(made.folder, KEY, SELECTION), QUICK) for _ in "12"
+    ]
+    orders[0].stop()
+    assert orders[0].run() is BackfillState.OPEN
+    shutil.rmtree(made.folder / "study2")
+    assert orders[1].run() is BackfillState.DONE
+    assert "1 parts that waited to be searched are not there any more" in caplog.text
