@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from db.columns import utc_now
-from db.connection import Purpose, exclusive, insert_into, rows_where_in
+from db.connection import Purpose, exclusive, insert_into, insert_many, rows_where_in
 from db.events import tell
 from db.known import Arrival as Arrival
 from db.known import Known
@@ -210,8 +210,9 @@ def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids
     query = sa.select(header.c.id, header.c.series_id, header.c.sha256)
     known = rows_where_in(connection, query, header.c.series_id, set(series_ids.values()))
     header_ids = {(row.series_id, row.sha256): row.id for row in known}
-    connection.execute(
-        sa.insert(instance).values(received_at=utc_now()),
+    insert_many(
+        connection,
+        instance,
         [
             {
                 "series_id": row_id,
@@ -225,6 +226,7 @@ def _add_instances(connection: sa.Connection, new: Sequence[Arrival], series_ids
             }
             for arrival, (row_id, sha256, _) in zip(new, said, strict=True)
         ],
+        received_at=utc_now(),
     )
 
 
