@@ -9,6 +9,9 @@ Source: DICOM PS3.7 section 6.3 and annex E.
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+
+from dicom_node.intake.wire import P_DATA
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
 N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
@@ -25,6 +28,9 @@ SUCCESS, SOP_CLASS_NOT_SUPPORTED, NO_SUCH_ACTION, UNRECOGNIZED_OPERATION = 0x000
 INVALID_ARGUMENT, PROCESSING_FAILURE = 0x0115, 0x0110
 
 _HEAD = struct.Struct("<HHI")  # group, element, length
+_GROUP_LENGTH = struct.Struct("<HHII")
+_PDU = struct.Struct(">BxIIBB")  # type, length; of its one item: length, context, control
+LAST = 2  # bit of the control: no further fragment follows
 
 LONGEST_COMMAND = 16384
 """Bytes of a command set that is believed. Our choice: real ones have some two hundred."""
@@ -64,6 +70,7 @@ def read_command(data: bytes | bytearray) -> Request:
         MalformedCommand: it can't be read, or has no command field, message ID or data set type.
     """
     elements: dict[int, bytes] = {}
+    data = bytes(data)
     at, size_bytes = 0, len(data)
     while at < size_bytes:
         if at + 8 > size_bytes:
@@ -72,7 +79,7 @@ def read_command(data: bytes | bytearray) -> Request:
         at += 8
         if group or length > size_bytes - at:
             raise MalformedCommand("a command holds what does not belong there, or ends inside a value")
-        elements[element] = bytes(data[at : at + length])
+        elements[element] = data[at : at + length]
         at += length
     command_field, data_set_type = _number(elements, COMMAND_FIELD), _number(elements, DATA_SET_TYPE)
     if command_field is None or data_set_type is None:
@@ -90,19 +97,18 @@ def write_response(request: Request, status: int, comment: str = "") -> bytes:
     Args:
         comment: ASCII; cut after 64 characters, as VR LO allows.
     """
-    class_uid = request.elements.get(AFFECTED_SOP_CLASS_UID) or request.elements.get(REQUESTED_SOP_CLASS_UID)
-    instance_uid = request.elements.get(AFFECTED_SOP_INSTANCE_UID) or request.elements.get(REQUESTED_SOP_INSTANCE_UID)
-    elements = [
-        (AFFECTED_SOP_CLASS_UID, _echoed(class_uid)),
-        (COMMAND_FIELD, _short(request.command_field | RESPONSE)),
-        (RESPONDED_TO, _short(request.message_id)),
-        (DATA_SET_TYPE, _short(NO_DATA_SET)),
-        (STATUS, _short(status)),
-        (ERROR_COMMENT, _text(comment[:64])),
-        (AFFECTED_SOP_INSTANCE_UID, _echoed(instance_uid)),
-        *((element, request.elements.get(element, b"")) for element in (EVENT_TYPE_ID, ACTION_TYPE_ID)),
-    ]
-    return write_command([(element, value) for element, value in elements if value])
+    said = request.elements
+    class_uid = _echoed(said.get(AFFECTED_SOP_CLASS_UID) or said.get(REQUESTED_SOP_CLASS_UID))
+    instance_uid = _echoed(said.get(AFFECTED_SOP_INSTANCE_UID) or said.get(REQUESTED_SOP_INSTANCE_UID))
+    of_this_message = [(RESPONDED_TO, _short(request.message_id))]
+    of_this_instance = [(AFFECTED_SOP_INSTANCE_UID, instance_uid)] if instance_uid else []
+    of_this_instance += [(element, said[element]) for element in (EVENT_TYPE_ID, ACTION_TYPE_ID) if said.get(element)]
+    return _with_length(
+        _lasting_answer(class_uid, request.command_field)
+        + _elements(of_this_message)
+        + _lasting_status(status, comment[:64])
+        + _elements(of_this_instance)
+    )
 
 
 def write_event_report(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type_id: int) -> bytes:
@@ -121,8 +127,29 @@ def write_event_report(message_id: int, sop_class_uid: str, sop_instance_uid: st
 
 def write_command(elements: list[tuple[int, bytes]]) -> bytes:
     """A command set of raw values in ascending order; the group's length is put before them."""
-    body = b"".join([_HEAD.pack(0, element, len(value)) + value for element, value in elements])
-    return struct.pack("<HHII", 0, 0, 4, len(body)) + body
+    return _with_length(_elements(elements))
+
+
+@lru_cache(maxsize=64)
+def _lasting_answer(class_uid: bytes, command_field: int) -> bytes:
+    """The beginning of an answer, the same for image after image."""
+    elements = [(AFFECTED_SOP_CLASS_UID, class_uid), (COMMAND_FIELD, _short(command_field | RESPONSE))]
+    return _elements([(element, value) for element, value in elements if value])
+
+
+@lru_cache(maxsize=64)
+def _lasting_status(status: int, comment: str) -> bytes:
+    """What an answer says, likewise."""
+    elements = [(DATA_SET_TYPE, _short(NO_DATA_SET)), (STATUS, _short(status)), (ERROR_COMMENT, _text(comment))]
+    return _elements([(element, value) for element, value in elements if value])
+
+
+def _elements(elements: list[tuple[int, bytes]]) -> bytes:
+    return b"".join([_HEAD.pack(0, element, len(value)) + value for element, value in elements])
+
+
+def _with_length(body: bytes) -> bytes:
+    return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
 
 def data_pdus(context_id: int, data: bytes, is_command: bool, longest_pdu: int) -> bytes:
@@ -134,11 +161,13 @@ def data_pdus(context_id: int, data: bytes, is_command: bool, longest_pdu: int) 
     Source: DICOM PS3.8 section 9.3.5 and annex E.2.
     """
     step = max(longest_pdu - 6, 128) if longest_pdu else max(len(data), 1)
+    if len(data) <= step:  # nearly every command set
+        return _PDU.pack(P_DATA, len(data) + 6, len(data) + 2, context_id, is_command | LAST) + data
     pdus = []
-    for at in range(0, max(len(data), 1), step):
+    for at in range(0, len(data), step):
         piece = data[at : at + step]
-        control = is_command | (at + step >= len(data)) << 1
-        pdus.append(struct.pack(">BxIIBB", 4, len(piece) + 6, len(piece) + 2, context_id, control) + piece)
+        control = is_command | (LAST if at + step >= len(data) else 0)
+        pdus.append(_PDU.pack(P_DATA, len(piece) + 6, len(piece) + 2, context_id, control) + piece)
     return b"".join(pdus)
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 class RegistrarOptions:
     """How instances are gathered into transactions."""
 
-    most_together: int = 500  # rows of one transaction
+    most_together: int = 2000  # rows of one transaction
     gather_s: float = 1.0  # how long the first of them waits for more
     retry_s: float = 5.0  # pause while the database is out of order
     most_waiting: int = 20000  # held in memory meanwhile; further ones are found in the spool later
