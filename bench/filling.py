@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from bench.archive_rows import LEVELS, TABLES, Archive
 from db import schema
 from db.columns import MultiValue, UtcTime
-from db.connection import Database, insert_into
+from db.connection import Database
 from db.population import summary
+from db.statements import insert_into
 
 BATCH = 100  # studies in one transaction
 BULK = 5_000

@@ -15,7 +15,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.columns import utc_now, word
-from db.connection import insert_into
 from db.schema import (
     BackfillState,
     FetchState,
@@ -24,6 +23,7 @@ from db.schema import (
     backfill_part,
     backfill_series,
 )
+from db.statements import insert_into
 from engine.records import Reason
 
 LONGEST_BACK_OFF_S = 6 * 3600.0  # our choice

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from db.columns import utc_now, word
-from db.connection import rows_where_in
 from db.live import is_being_fetched
 from db.schema import StudyState, header, instance, series, study
+from db.statements import rows_where_in
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,9 @@ A transaction is all or nothing: it is committed when its block ends and undone 
 takes the one write lock at its start (BEGIN IMMEDIATE), so that writers queue and never fail half-way.
 """
 
-import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -17,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from engine.errors import BadOption, DatabaseUnavailable, DeploymentError, StorageFull
 
-LONGEST_LIST = 1000  # values in one IN (...); our choice, both databases take 30 times more
 READER_CACHE_KIB = 262_144  # our choice: what a reader of an SQLite file may hold of it in memory, at most
 READER_MEMORY_MIB = 64  # our choice: for each sort and join of one reader of PostgreSQL; its default of 4 spills views
 CONNECT_TIMEOUT_S = 10  # our choice: a database that takes longer to answer is down
@@ -139,50 +136,6 @@ def exclusive(connection: sa.Connection, purpose: Purpose) -> None:
     """Until the transaction ends, only it does this; others wait. (On SQLite every writing transaction is alone.)"""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(purpose.value)))
-
-
-def insert_into(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that can say what to do on a conflict; both databases use the same words."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
-
-
-def insert_many(
-    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], **same: sa.ColumnElement[Any]
-) -> None:
-    """Insert many rows, in a way that is cheap for the threads of this process that do something else.
-
-    For each of many rows the driver of SQLite lets go of the interpreter, and waits for its turn again. So there they
-    are one statement that reads them from one text.
-
-    Args:
-        rows: values by column; the same columns in each.
-        same: further columns, with what each row has in them.
-    """
-    if connection.dialect.name != "sqlite" or not rows:
-        connection.execute(sa.insert(table).values(**same), rows)
-        return
-    names = list(rows[0])
-    types = [table.c[name].type.dialect_impl(connection.dialect) for name in names]
-    bind = [kind.bind_processor(connection.dialect) or _as_it_is for kind in types]
-    given = json.dumps([[make(row[name]) for make, name in zip(bind, names, strict=True)] for row in rows])
-    each = sa.func.json_each(sa.bindparam("given", given, type_=sa.Text)).table_valued("value")
-    values = [sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{n}]'")) for n in range(len(names))]
-    connection.execute(
-        sa.insert(table).from_select([*names, *same], sa.select(*values, *same.values()).select_from(each))
-    )
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def rows_where_in(
-    connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], column: sa.ColumnElement[Any], values: Iterable[Any]
-) -> list[Any]:
-    """Rows of a query whose column has one of many values, asked for in pieces that a database takes."""
-    everything = sorted(set(values))
-    pieces = (everything[start : start + LONGEST_LIST] for start in range(0, len(everything), LONGEST_LIST))
-    return [row for piece in pieces for row in connection.execute(query.where(column.in_(piece)))]
 
 
 def shown_url(url: str) -> str:
@@ -309,7 +262,11 @@ def _translated(failed: DBAPIError, shown: str) -> Exception:
         return DeploymentError(f"{shown} can't be changed: it was opened read-only")
     if code.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DeploymentError(f"{shown} can't be used: {_SQLITE_WORDS[code.split('_')[1]]}")
-    if failed.connection_invalidated or state.startswith(("08", "57P", "53")) or _never_connected(cause):
+    if (
+        failed.connection_invalidated
+        or state.startswith(("08", "57P", "53"))
+        or (_never_connected(cause) and not isinstance(failed, DataError))
+    ):
         return DatabaseUnavailable(f"{shown} can't be reached or went away{_server_words(cause, state)}")
     constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
     where = f", constraint {constraint}" if constraint else ""
@@ -326,7 +283,7 @@ _SQLITE_WORDS = {
 
 
 def _never_connected(cause: BaseException | None) -> bool:
-    """Of a connection that was never made psycopg knows no SQLSTATE."""
+    """Of a connection that was never made psycopg knows no SQLSTATE; nor of a value that it does not even send."""
     return type(cause).__module__.startswith("psycopg") and not getattr(cause, "sqlstate", None)
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from db.connection import rows_where_in
 from db.schema import instance, series, study
+from db.statements import rows_where_in
 from engine.digest import is_same_file
 from engine.records import InstanceHeader
 

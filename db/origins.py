@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.columns import utc_now
-from db.connection import insert_into
 from db.schema import model, policy, result_model, run
+from db.statements import insert_into
 from engine.records import ModelRef, Program
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from db.columns import utc_now
-from db.connection import insert_into
 from db.schema import instance, pseudonym_key, series, study
+from db.statements import insert_into
 
 THE_ONE = 1  # row; a database has one key
 LATEST = 200  # studies of which a file is named; our choice: some are still in the spool

@@ -14,11 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.columns import utc_now, word
-from db.connection import rows_where_in
 from db.events import tell
 from db.live import is_backfilled
 from db.schema import Change, JobState, SeriesState, instance, job, result, screening, series
 from db.series import SeriesRow, has_forgotten, lock_series, obsolete_jobs, place, read_series, set_aside
+from db.statements import rows_where_in
 from engine.records import Program, Reason, SeriesRef
 
 MAX_ATTEMPTS = 3  # our choice: twice may be bad luck

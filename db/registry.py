@@ -12,12 +12,13 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from db.columns import utc_now
-from db.connection import Purpose, exclusive, insert_into, insert_many, rows_where_in
+from db.connection import Purpose, exclusive
 from db.events import tell
 from db.known import Arrival as Arrival
 from db.known import Known
 from db.schema import Change, StudyState, header, instance, refusal, screening, series, study
 from db.series import lock_series, obsolete_jobs, withdraw_results, wording
+from db.statements import insert_into, insert_many, rows_where_in
 from engine.digest import is_same_file
 from engine.records import Reason
 

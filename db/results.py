@@ -12,7 +12,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.columns import utc_now
-from db.connection import insert_into
 from db.events import tell
 from db.origins import model_id, policy_used, run_id
 from db.outcome_rows import (
@@ -42,6 +41,7 @@ from db.schema import (
     vertebra,
 )
 from db.series import lock_series, place, set_aside, withdraw_results
+from db.statements import insert_into
 from engine.records import (
     ReportObject,
     ScreeningResult,

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from db.columns import safe_text
-from db.connection import insert_into, rows_where_in
 from db.schema import scanner
+from db.statements import insert_into, rows_where_in
 from engine.records import SeriesRef
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from db.columns import utc_now
-from db.connection import insert_into
 from db.events import tell
 from db.population import summary
 from db.scanners import scanner_ids, study_day
@@ -35,6 +34,7 @@ from db.schema import (
     series,
     study,
 )
+from db.statements import insert_into
 from engine.records import InstanceHeader, Program, Reason, SeriesRef
 from engine.series import series_of
 

@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.columns import utc_now, word
-from db.connection import insert_into
 from db.schema import ObjectState, destination, outbox
+from db.statements import insert_into
 
 SIGN_EVERY_S = 30.0  # our choice: how often who sends gives a sign of life
 ALIVE_S = 120.0  # our choice: who gave none for so long is gone

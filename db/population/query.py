@@ -10,10 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db.connection import Database, insert_into, rows_where_in
+from db.connection import Database
 from db.population import views
 from db.population.export import TABLES
 from db.schema import densitometry, population, scanner, series, study
+from db.statements import insert_into, rows_where_in
 from engine.errors import BadOption, DeploymentError
 from engine.records import Program
 

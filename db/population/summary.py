@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.connection import LONGEST_LIST
 from db.schema import model, population, result, result_model, series, study, vertebra
+from db.statements import LONGEST_LIST
 
 PATIENT_LOCKS = 7402  # class of PostgreSQL's advisory locks; ours, and means nothing
 LONG_AGO = -1_000_000  # days; sorts an unknown day before every known one
