@@ -27,7 +27,7 @@ from dicom_node.spool import SpoolOptions
 from dicom_node.worker import WorkerOptions
 from engine.errors import BadOption, DeploymentError
 from engine.options import read_options
-from engine.programs.vertebral import VertebralOptions
+from engine.programs.vertebral_options import VertebralOptions
 from engine.runtime.backends import RuntimeOptions
 from engine.selection import SelectionOptions
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.config import NodeConfig
-from dicom_node.report.write import write_report
 from dicom_node.result_json import result_table
 from dicom_node.worker import place_of
 from engine.batch import Pipeline, Work
@@ -167,6 +166,8 @@ def _entry(series: SeriesRef, choice: Selection) -> dict[str, Any]:
 
 def _outcome(end: Analysis | Exception, series: SeriesRef, output: Path, config: NodeConfig) -> dict[str, Any]:
     """What the end of one series' analysis adds to its entry."""
+    from dicom_node.report.write import write_report  # here: it takes long to load, and most commands write none
+
     try:
         if isinstance(end, Exception):
             raise end

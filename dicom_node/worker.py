@@ -25,7 +25,6 @@ from db.connection import Database
 from db.queue import Claim
 from dicom_node.report.options import ReportOptions
 from dicom_node.report.uids import report_uid
-from dicom_node.report.write import write_report
 from dicom_node.spool import Spool
 from engine.batch import Pipeline, Work
 from engine.errors import DatabaseUnavailable, DeploymentError, ScreeningError, SeriesError, StorageFull
@@ -236,6 +235,8 @@ class Worker:
 
     def _write(self, analysis: Analysis) -> tuple[ReportObject, ...]:
         """The report's objects, durable before a row speaks of them."""
+        from dicom_node.report.write import write_report  # here: it takes long to load, and most processes write none
+
         series, program = analysis.series.series_instance_uid, analysis.result.program
         document = report_uid("sr", analysis.series, analysis.result)
         with self._database.read() as connection:

@@ -10,8 +10,8 @@ from functools import cached_property
 from math import isfinite
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.errors import UnsupportedSeries
 from engine.records import Reason, ScreeningResult, SeriesRef, VertebralLevel
@@ -157,14 +157,14 @@ class Segmentation:
         """The smallest box around each segment, in their order; None: it has no voxel."""
         if self.near:
             return tuple(box and _smallest(self.labels, n, box) for n, box in enumerate(self.near, start=1))
-        found: list[Box | None] = ndimage.find_objects(self.labels, max_label=len(self.segments))  # type: ignore[assignment]
+        found: list[Box | None] = scipy.ndimage.find_objects(self.labels, max_label=len(self.segments))  # type: ignore[assignment]
         return tuple(found)
 
 
 def _smallest(labels: NDArray[np.uint8], n: int, near: Box) -> Box | None:
     """The smallest box around a label that lies in a box."""
     mine = labels[near] == n
-    (found,) = ndimage.find_objects(mine.view(np.uint8)) or (None,)
+    (found,) = scipy.ndimage.find_objects(mine.view(np.uint8)) or (None,)
     if found is None:
         return None
     k, j, i = (slice(a.start + b.start, a.stop + b.start) for a, b in zip(found, near, strict=True))

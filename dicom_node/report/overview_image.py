@@ -7,9 +7,9 @@ bodies are thin lines, cores thick ones, withheld ones dashed, and each finding 
 """
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from dicom_node.report import overview_style as style
 from dicom_node.report.equipment import is_research_only, model_name
@@ -60,13 +60,13 @@ def _outline(labels: NDArray[np.uint8], thickness: int) -> NDArray[np.bool_]:
     """The rim of each segment: so many pixels inside of it, or outside where negative."""
     rim = np.zeros(labels.shape, dtype=bool)
     reach = abs(thickness) + 1
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+    for number, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is None:
             continue
         wide = tuple(slice(max(0, part.start - reach), part.stop + reach) for part in box)
         mask = labels[wide] == number
-        inner = mask if thickness < 0 else ndimage.binary_erosion(mask, iterations=thickness)
-        outer = mask if thickness > 0 else ndimage.binary_dilation(mask, iterations=-thickness)
+        inner = mask if thickness < 0 else scipy.ndimage.binary_erosion(mask, iterations=thickness)
+        outer = mask if thickness > 0 else scipy.ndimage.binary_dilation(mask, iterations=-thickness)
         rim[wide] |= outer & ~inner
     return rim
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.volume import Analysis, Geometry, Segmentation
 
@@ -139,7 +139,7 @@ def cut_spine(analysis: Analysis, curve: SpineCurve, frame: Frame, plane: Plane)
     grey = np.zeros(shape, dtype=np.float32)
     for offset in SLAB_MM:
         index = np.moveaxis(volume.geometry.to_index(points(scale, *shape, offset)), -1, 0)
-        grey += ndimage.map_coordinates(volume.hounsfield, index, np.float32, order=1, mode="constant", cval=_AIR)
+        grey += scipy.ndimage.map_coordinates(volume.hounsfield, index, np.float32, order=1, mode="constant", cval=_AIR)
     grey /= len(SLAB_MM)
     fine = points(scale / FINE, shape[0] * FINE, shape[1] * FINE)
     softness = _voxel_mm(volume.geometry, 2) / scale * FINE, _voxel_mm(volume.geometry, across) / scale * FINE
@@ -159,12 +159,12 @@ def _labels(part: Segmentation, points: NDArray[np.float64], softness: tuple[flo
     stepped[inside] = part.labels[tuple(index[inside].T)]
     sigma = tuple(0.4 * size for size in softness)  # of a voxel: rounds corners, moves no edge
     smooth = np.zeros_like(stepped)
-    for number, box in enumerate(ndimage.find_objects(stepped), start=1):
+    for number, box in enumerate(scipy.ndimage.find_objects(stepped), start=1):
         if box is None:
             continue
         margin = [int(3 * s) + 2 for s in sigma]
         wide = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margin, strict=True))
-        mask = ndimage.gaussian_filter((stepped[wide] == number).astype(np.float32), sigma) > 0.5
+        mask = scipy.ndimage.gaussian_filter((stepped[wide] == number).astype(np.float32), sigma) > 0.5
         smooth[wide][mask] = number
     return smooth
 

@@ -29,7 +29,7 @@ from engine.errors import DatabaseUnavailable, PeerAway, PeerError, StorageFull,
 
 log = logging.getLogger(__name__)
 
-REAP_EVERY_S = 30.0  # our choice: how often objects are looked for whose sender died
+REAP_EVERY_S = 30.0  # our choice: how often objects are looked for whose sender died; or once a lease
 ASK_EVERY_S = 10.0  # our choice: how often it is looked what to ask commitment for
 MOST_ASKED = 200  # objects of one request for commitment; our choice
 TROUBLE = "%s; next attempt in %.0f s"
@@ -163,7 +163,7 @@ class _Line:
     def _claim(self) -> tuple[ClaimedObject, ...]:
         options = self._options
         with self._database.begin() as connection:
-            if time.monotonic() - self._reaped_at >= REAP_EVERY_S:
+            if time.monotonic() - self._reaped_at >= min(REAP_EVERY_S, options.lease_s):
                 outbox.reap(connection, options.max_refusals)
                 self._reaped_at = time.monotonic()
             return outbox.claim_objects(connection, self.destination.name, self._owner, options.batch, options.lease_s)

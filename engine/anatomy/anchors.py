@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.anatomy.bodies import Body
 from engine.anatomy.centreline import Centreline
@@ -116,7 +116,7 @@ def _sacrum(tissues: TissueMap) -> NDArray[np.float64]:
     low = voxels.min(axis=0)
     mask = np.zeros(voxels.max(axis=0) - low + 1, dtype=bool)
     mask[tuple((voxels - low).T)] = True
-    pieces, _ = ndimage.label(mask)
+    pieces, _ = scipy.ndimage.label(mask)
     piece = pieces[tuple((voxels - low).T)]
     large = np.bincount(piece) * tissues.geometry.voxel_volume_mm3 / 1000 >= SACRUM_CM3
     return tissues.geometry.to_patient(voxels[large[piece]].astype(float))

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from engine.anatomy.centreline import STEP_MM, TUBE_MM, Centreline
 from engine.volume import Geometry, TissueMap
@@ -60,7 +59,7 @@ def find_bodies(tissues: TissueMap, course: Centreline, view: Geometry, smallest
     voxel = tissues.geometry.voxel_volume_mm3
     length = len(course.points)
     bone, soft = (_area(ways, length, voxel) for ways in (way, disc_way))
-    usual = np.maximum(ndimage.percentile_filter(bone, 85, size=WINDOW_MM, mode="constant"), 0.2 * bone.max())
+    usual = np.maximum(scipy.ndimage.percentile_filter(bone, 85, size=WINDOW_MM, mode="constant"), 0.2 * bone.max())
     bone, soft = np.minimum(bone / usual, 1), np.minimum(soft / usual, 1)
     cuts = _cuts(bone, soft)
     cell = np.searchsorted(cuts, way, side="right") - 1
@@ -105,7 +104,7 @@ def _in_tube(
 def _area(way: NDArray[np.float64], length: int, voxel_mm3: float) -> NDArray[np.float64]:
     """(S,): cross-section in mm2 at each sample of the course."""
     counts = np.bincount(np.round(way / STEP_MM).astype(int), minlength=length)[:length]
-    return np.asarray(ndimage.gaussian_filter1d(counts * voxel_mm3 / STEP_MM, BLUR_MM / STEP_MM))
+    return np.asarray(scipy.ndimage.gaussian_filter1d(counts * voxel_mm3 / STEP_MM, BLUR_MM / STEP_MM))
 
 
 def _cuts(bone: NDArray[np.float64], soft: NDArray[np.float64]) -> NDArray[np.int_]:
@@ -169,7 +168,7 @@ def _whole_pieces(body: NDArray[np.int_], cell: NDArray[np.int_], tissues: Tissu
     low, high = body.min(axis=0), body.max(axis=0)
     mask = np.zeros(high - low + 1, dtype=bool)
     mask[tuple((body - low).T)] = True
-    pieces, _ = ndimage.label(mask)
+    pieces, _ = scipy.ndimage.label(mask)
     piece = pieces[tuple((body - low).T)]
     counts = np.zeros((piece.max() + 1, cell.max() + 1), dtype=int)
     np.add.at(counts, (piece, cell), 1)
@@ -189,14 +188,14 @@ def _one_body(voxels: NDArray[np.int_], core: NDArray[np.bool_], tissues: Tissue
     low = voxels.min(axis=0)
     mask = np.zeros(voxels.max(axis=0) - low + 1, dtype=bool)
     mask[tuple((voxels - low).T)] = True
-    pieces, count = ndimage.label(mask)
+    pieces, count = scipy.ndimage.label(mask)
     piece = pieces[tuple((voxels - low).T)]
     if count == 1:
         return voxels
     sizes = np.bincount(piece)
     main = int((np.bincount(piece[core], minlength=count + 1) + sizes / sizes.sum()).argmax())
     spacing = np.asarray(tissues.geometry.spacing_mm)
-    tree = cKDTree(voxels[piece == main] * spacing)
+    tree = scipy.spatial.cKDTree(voxels[piece == main] * spacing)
     kept = [main]
     for n in range(1, count + 1):
         if n != main and sizes[n] >= 0.05 * sizes[main]:

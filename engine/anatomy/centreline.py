@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from engine.volume import Geometry, TissueMap
 
@@ -35,7 +34,7 @@ class Centreline:
     def project(self, points: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Way along the course and distance from it, mm, of points (N, 3) in the patient."""
         if not (np.diff(self.points[:, 2]) < 0).all():  # a course that turns back, which no spine has
-            distance, index = cKDTree(self.points).query(points)
+            distance, index = scipy.spatial.cKDTree(self.points).query(points)
             return np.asarray(index * STEP_MM, dtype=np.float64), np.asarray(distance, dtype=np.float64)
         from engine.kernels.sampling import nearest_of
 
@@ -72,7 +71,7 @@ def _coarse_course(spine: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.f
     k = (spine.shape[0] + short[0][1]) // factors[0]
     evidence = _counted(np.pad(spine, short), factors).astype(np.float32) / np.float32(np.prod(factors))
     sigma = [GRAIN_MM / (step * f) for step, f in zip(geometry.spacing_mm, factors, strict=True)]
-    evidence = ndimage.gaussian_filter(evidence, sigma, mode="constant")
+    evidence = scipy.ndimage.gaussian_filter(evidence, sigma, mode="constant")
     way = np.empty((k, 2), dtype=np.int64)
     best_way(evidence, TURN_COST, way)
     middle = [(f - 1) / 2 for f in factors]
@@ -117,7 +116,7 @@ def _sampled(points: NDArray[np.float64], slice_mm: float) -> NDArray[np.float64
     z = np.arange(points[0, 2], points[-1, 2] - slice_mm / 2, -slice_mm)
     even = np.column_stack([np.interp(-z, -points[:, 2], points[:, a]) for a in range(3)])
     even = _straight_ends(even, slice_mm, 3 * SMOOTH_MM)
-    smooth = ndimage.gaussian_filter1d(even, SMOOTH_MM / slice_mm, axis=0, mode="nearest")
+    smooth = scipy.ndimage.gaussian_filter1d(even, SMOOTH_MM / slice_mm, axis=0, mode="nearest")
     extra = round(3 * SMOOTH_MM / slice_mm)
     smooth = _straight_ends(smooth[extra:-extra], slice_mm, BEYOND_MM)
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(smooth, axis=0), axis=1))])

@@ -1,8 +1,8 @@
 """Cut each vertebra out on the grid that a prediction model was trained on."""
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.resampling import AIR, Resampling, centred_grid, resample
 from engine.volume import Geometry, Segmentation, Shape, Vector, VertebraCrop, Volume, places
@@ -45,7 +45,7 @@ def _continued(hounsfield: NDArray[np.float32], grid: Geometry, source: Geometry
     mark_inside(grid.affine, source.inverse, source.shape, inside)
     if not inside.any():
         return np.full_like(hounsfield, AIR)
-    nearest = ndimage.distance_transform_edt(
+    nearest = scipy.ndimage.distance_transform_edt(
         ~inside, sampling=grid.spacing_mm, return_distances=False, return_indices=True
     )
     return np.asarray(hounsfield[tuple(nearest)], dtype=np.float32)

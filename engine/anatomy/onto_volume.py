@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.anatomy.bodies import Body
 from engine.records import VertebralLevel
@@ -49,7 +49,7 @@ def _bone_and_share(
     numbers: NDArray[np.uint8], probability: NDArray[np.float32], n: int, geometry: Geometry
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bone probability near any body, and 1 where the n-th is the nearest one."""
-    distance, nearest = ndimage.distance_transform_edt(numbers == 0, geometry.spacing_mm, return_indices=True)
+    distance, nearest = scipy.ndimage.distance_transform_edt(numbers == 0, geometry.spacing_mm, return_indices=True)
     bone = np.where(distance <= BESIDE_BODY_MM, probability, 0)
     return bone.astype(np.float32), (numbers[tuple(nearest)] == n).astype(np.float32)
 

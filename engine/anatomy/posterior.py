@@ -8,10 +8,8 @@ the straight distance but the way through bone.
 from itertools import product
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import dijkstra
-from scipy.spatial import cKDTree
 
 from engine.volume import Box, Geometry, Segmentation, TissueMap, Vector, places
 
@@ -79,21 +77,27 @@ def _owners(voxels: NDArray[np.int_], bodies: Segmentation) -> NDArray[np.uint8]
     for source, n in enumerate(numbers.tolist(), start=count):
         box = boxes[n - 1] or (slice(0),) * 3
         body = places(labels[box] == n) + [part.start for part in box]
-        distance, _ = cKDTree(grid.to_patient(body.astype(float))).query(points, distance_upper_bound=PEDICLE_MM)
+        distance, _ = scipy.spatial.cKDTree(grid.to_patient(body.astype(float))).query(
+            points, distance_upper_bound=PEDICLE_MM
+        )
         away = np.asarray(distance)
         near = np.flatnonzero(np.isfinite(away))
         starts.append(np.full(len(near), source))
         ends.append(near)
         ways.append(away[near])
     size = count + len(numbers)
-    graph = coo_array((np.concatenate(ways), (np.concatenate(starts), np.concatenate(ends))), (size, size)).tocsr()
+    graph = scipy.sparse.coo_array(
+        (np.concatenate(ways), (np.concatenate(starts), np.concatenate(ends))), (size, size)
+    ).tocsr()
     sources = list(range(count, size))
-    found, _, nearest = dijkstra(graph, directed=False, indices=sources, min_only=True, return_predecessors=True)
+    found, _, nearest = scipy.sparse.csgraph.dijkstra(
+        graph, directed=False, indices=sources, min_only=True, return_predecessors=True
+    )
     reached = np.isfinite(found[:count])
     owners = np.zeros(count, dtype=np.uint8)
     owners[reached] = numbers[nearest[:count][reached] - count]
     if reached.any() and not reached.all():
-        distance, at = cKDTree(points[reached]).query(points[~reached], distance_upper_bound=LOOSE_MM)
+        distance, at = scipy.spatial.cKDTree(points[reached]).query(points[~reached], distance_upper_bound=LOOSE_MM)
         at = np.minimum(at, reached.sum() - 1)
         owners[~reached] = np.where(np.isfinite(distance), owners[reached][at], 0)
     return owners

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from engine.anatomy.bodies import Body
 from engine.anatomy.centreline import Centreline
@@ -66,7 +65,7 @@ class RibCage:
         near = np.linalg.norm(self.points - self.points[head], axis=1) <= NECK_MM
         own = near & (self.pieces == self.pieces[head])
         steep = self.points * (1.0, 1.0, RISE)
-        gap, _ = cKDTree(steep[own]).query(steep[near], distance_upper_bound=BRIDGE_MM)
+        gap, _ = scipy.spatial.cKDTree(steep[own]).query(steep[near], distance_upper_bound=BRIDGE_MM)
         return np.isin(self.pieces, np.unique(self.pieces[near][np.isfinite(gap)]))
 
 
@@ -86,7 +85,7 @@ def find_ribs(bodies: Sequence[Body], tissues: TissueMap, course: Centreline) ->
         return [(None, None) for _ in bodies]
     owner = np.repeat(np.arange(len(bodies)), [len(body.voxels) for body in bodies])
     surface = tissues.geometry.to_patient(np.concatenate([body.voxels for body in bodies]).astype(float))
-    found, nearest = cKDTree(surface).query(cage.points, distance_upper_bound=HEAD_MM)
+    found, nearest = scipy.spatial.cKDTree(surface).query(cage.points, distance_upper_bound=HEAD_MM)
     distance = np.asarray(found)
     owners = np.where(np.isfinite(distance), owner[np.minimum(nearest, len(owner) - 1)], -1)
     pairs = []
@@ -118,7 +117,7 @@ def _cage(tissues: TissueMap, course: Centreline) -> RibCage:
     low = voxels.min(axis=0)
     mask = np.zeros(voxels.max(axis=0) - low + 1, dtype=bool)
     mask[tuple((voxels - low).T)] = True
-    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3, 3)))
     pieces = np.asarray(labels[tuple((voxels - low).T)])
     large = (np.bincount(pieces) * tissues.geometry.voxel_volume_mm3 >= SPECK_CM3 * 1000)[pieces]
     voxels, pieces = voxels[large], pieces[large]

@@ -9,8 +9,8 @@ function. Rows run to the foot, columns from front to back, or the other way whe
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.records import VertebralLevel
 from engine.runtime.manifest import SagittalCut
@@ -117,7 +117,7 @@ def _outside_mm(
         mask[inner] = labels == n
     if not mask.any():
         return np.full(mask.shape, far, dtype=np.float32), low.astype(float)
-    distance = ndimage.distance_transform_edt(~mask, sampling=whole.geometry.spacing_mm)
+    distance = scipy.ndimage.distance_transform_edt(~mask, sampling=whole.geometry.spacing_mm)
     beyond = np.maximum(distance - spacing.mean() / 2, 0)  # from a voxel's centre to the surface of the next
     return beyond.astype(np.float32), low.astype(float)
 

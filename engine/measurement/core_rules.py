@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import hypot
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.measurement.limits import QualityOptions
 from engine.records import QualityFlag, Reason, VertebralLevel
@@ -120,7 +120,7 @@ def _cement(volume: Volume, bodies: Segmentation, cores: Segmentation, n: int, h
     body, where = bodies.labels[box] == n, cores.labels[box] == n
     hollow = holes(body)
     if hollow.any():
-        away = ndimage.distance_transform_edt(~hollow, sampling=bodies.geometry.spacing_mm)
+        away = scipy.ndimage.distance_transform_edt(~hollow, sampling=bodies.geometry.spacing_mm)
         where |= (body | hollow) & (away <= RIM_MM)
     return _largest(dense & where)
 
@@ -136,8 +136,8 @@ def holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     around = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     within = np.zeros((3, 3, 3), dtype=bool)
-    within[1] = ndimage.generate_binary_structure(2, 1)
-    pieces, _ = ndimage.label(around, within)
+    within[1] = scipy.ndimage.generate_binary_structure(2, 1)
+    pieces, _ = scipy.ndimage.label(around, within)
     enclosed = around & ~np.isin(pieces, np.unique(pieces[:, 0]))
     return np.asarray(enclosed[:, 1:-1, 1:-1], dtype=bool)
 
@@ -157,5 +157,5 @@ def _robust_sd(values: NDArray[np.float32]) -> float:
 
 def _largest(mask: NDArray[np.bool_]) -> int:
     """Voxels of the largest connected piece."""
-    pieces, count = ndimage.label(mask)
+    pieces, count = scipy.ndimage.label(mask)
     return int(np.bincount(pieces.ravel())[1:].max()) if count else 0

@@ -7,9 +7,8 @@ A rule that withholds takes the density at its place away; Hounsfield units stay
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from engine.measurement.core_rules import core_flags, cores_of, no_core, unevenness
 from engine.measurement.heights import body_heights
@@ -121,7 +120,7 @@ def _metal(volume: Volume, bodies: Segmentation, options: QualityOptions) -> NDA
     dense = volume.hounsfield[near] > options.metal_hounsfield
     if not dense.any():
         return np.zeros((0, 3))
-    pieces, _ = ndimage.label(dense)
+    pieces, _ = scipy.ndimage.label(dense)
     large = np.bincount(pieces.ravel()) * bodies.geometry.voxel_volume_mm3 / 1000 >= options.metal_cm3
     large[0] = False
     index = places(large[pieces]) + [part.start for part in near]
@@ -135,7 +134,7 @@ def _near_metal(
         return []
     index = places(bodies.labels[box] == n) + [part.start for part in box]
     points = bodies.geometry.to_patient(index.astype(float))
-    distance, _ = cKDTree(metal).query(points, distance_upper_bound=options.metal_distance_mm)
+    distance, _ = scipy.spatial.cKDTree(metal).query(points, distance_upper_bound=options.metal_distance_mm)
     nearest = float(np.min(distance))
     if not np.isfinite(nearest):
         return []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts load at first use
 
 from engine.measurement.heights import Heights
 from engine.measurement.limits import QualityOptions
@@ -70,7 +70,7 @@ def implausible(
     low, high = options.lumbar_cm3
     if level in LUMBAR and (cm3 > high or (cm3 < low and not cut)):
         return [_implausible(level, f"a body of {cm3:.0f} cm3")]
-    pieces, count = ndimage.label(own, np.ones((3, 3, 3)))
+    pieces, count = scipy.ndimage.label(own, np.ones((3, 3, 3)))
     if count > 1:
         second = float(np.sort(np.bincount(pieces.ravel())[1:])[-2]) / float(np.count_nonzero(own))
         if second > options.piece_share:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.volume import Box, Segmentation, Volume
 
@@ -77,8 +77,8 @@ def tissue_samples(found: Sequence[Slab]) -> dict[str, Sample]:
     pools: dict[str, list[NDArray[np.float32]]] = {"air": [], "fat": [], "muscle": [], "blood": []}
     for slab in found:
         inside = patient(slab)
-        depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=slab.pixel_mm2**0.5)[1:-1, 1:-1]
-        beyond = ndimage.distance_transform_edt(~inside, sampling=slab.pixel_mm2**0.5)
+        depth = scipy.ndimage.distance_transform_edt(np.pad(inside, 1), sampling=slab.pixel_mm2**0.5)[1:-1, 1:-1]
+        beyond = scipy.ndimage.distance_transform_edt(~inside, sampling=slab.pixel_mm2**0.5)
         even = _spread(slab.hounsfield, 3.0, slab.pixel_mm2**0.5)[1] < EVEN_SD
         hu = slab.hounsfield
         air = (beyond > 10) & (hu < AIR_BELOW) & (hu > PADDING_BELOW) & even
@@ -106,9 +106,9 @@ def patient(slab: Slab) -> NDArray[np.bool_]:
     """(J, I): the patient's body; the table is too thin to be of it."""
     from engine.kernels.slabs import opened
 
-    solid = ndimage.binary_fill_holes(slab.hounsfield > BODY_ABOVE)
+    solid = scipy.ndimage.binary_fill_holes(slab.hounsfield > BODY_ABOVE)
     solid = opened(solid, _disc(TABLE_MM, slab.pixel_mm2**0.5).sum(axis=1) // 2, MARGIN)
-    pieces, count = ndimage.label(solid)
+    pieces, count = scipy.ndimage.label(solid)
     if not count:
         return np.zeros(solid.shape, dtype=bool)
     own = pieces[slab.bone]
@@ -121,7 +121,7 @@ def truncated_mm(slab: Slab) -> float:
     inside = patient(slab)
     edge = np.zeros(inside.shape, dtype=bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
-    edge |= ndimage.binary_dilation(slab.hounsfield < PADDING_BELOW, iterations=2)
+    edge |= scipy.ndimage.binary_dilation(slab.hounsfield < PADDING_BELOW, iterations=2)
     return float(np.count_nonzero(inside & edge) * np.sqrt(slab.pixel_mm2))
 
 
@@ -168,13 +168,13 @@ def _discs(slab: Slab) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         & (slab.back < VESSEL_Y_MM[1])
     )
     mm = slab.pixel_mm2**0.5
-    (box,) = ndimage.find_objects(where.astype(np.uint8)) or (None,)
+    (box,) = scipy.ndimage.find_objects(where.astype(np.uint8)) or (None,)
     if box is None:
         return np.zeros((0, 0), np.float32), np.zeros((0, 0), dtype=bool)
     reach = int(np.ceil((LUMEN_MM + 2) / mm))
     wide = tuple(slice(max(0, part.start - reach), part.stop + reach) for part in box)
     mean, spread = _spread(slab.hounsfield[wide], LUMEN_MM, mm)
-    free = ~ndimage.binary_dilation(slab.bone[wide], _disc(LUMEN_MM + 1.5, mm))
+    free = ~scipy.ndimage.binary_dilation(slab.bone[wide], _disc(LUMEN_MM + 1.5, mm))
     return mean, where[wide] & free & (spread < EVEN_SD) & (mean > 10) & (mean < 1500)
 
 
@@ -182,8 +182,8 @@ def _spread(image: NDArray[np.float32], radius_mm: float, mm: float) -> tuple[ND
     """Mean and SD over the disc around each pixel."""
     disc = _disc(radius_mm, mm).astype(np.float32)
     disc /= disc.sum()
-    mean = ndimage.convolve(image, disc, mode="nearest")
-    square = ndimage.convolve(image**2, disc, mode="nearest")
+    mean = scipy.ndimage.convolve(image, disc, mode="nearest")
+    square = scipy.ndimage.convolve(image**2, disc, mode="nearest")
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 

@@ -9,8 +9,8 @@ is searched. So a bad guess costs time and no vertebra. Everything is counted in
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import scipy  # its parts load at first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from engine.resampling import AIR
 from engine.segmentation.tiles import TileOptions, tile_starts, tiles
@@ -41,7 +41,7 @@ def guessed_columns(volume: Volume, grid: Geometry, slabs: Sequence[slice]) -> l
     usual = np.mean(upright, axis=0)
     found = []
     for own in upright:
-        gathered = ndimage.gaussian_filter((own + usual) * slope, (WIDE_MM / dj, WIDE_MM / di), mode="constant")
+        gathered = scipy.ndimage.gaussian_filter((own + usual) * slope, (WIDE_MM / dj, WIDE_MM / di), mode="constant")
         row, column = np.unravel_index(int(gathered.argmax()), gathered.shape)
         found.append((float(row * steps[1]), float(column * steps[2])))
     return found
@@ -135,7 +135,7 @@ class Search:
 
     def _along_the_spine(self) -> Iterator[Box]:
         """One tile where the spine comes nearest to what was not seen."""
-        wanted = np.argwhere(ndimage.binary_dilation(self._spine, np.ones((3, 3, 3), dtype=bool)) & ~self._seen)
+        wanted = np.argwhere(scipy.ndimage.binary_dilation(self._spine, np.ones((3, 3, 3), dtype=bool)) & ~self._seen)
         spine = np.argwhere(self._spine)
         for at in wanted:
             near = spine[np.abs(spine - at).max(axis=1) <= 2]
@@ -158,7 +158,7 @@ class Search:
         rib[self._band] = self._rib[self._band]
         around = np.zeros((3, 3, 3), dtype=bool)
         around[:, 1, 1] = around[1, :, 1] = around[1, 1, :] = True
-        wanted = np.argwhere(ndimage.binary_dilation(rib, around) & ~self._seen)
+        wanted = np.argwhere(scipy.ndimage.binary_dilation(rib, around) & ~self._seen)
         wanted = wanted[np.abs(wanted[:, 2] - middle) * self._block <= self._ribs[0]]
         for side in (-1, 1):
             for at in wanted[(wanted[:, 2] - middle) * side > 0]:
