@@ -35,7 +35,7 @@ from engine.volume import Analysis
 log = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 4  # our choice: three heartbeats may be late before a lease is lost
-REAP_EVERY_S = 15.0  # our choice: how often this worker looks for jobs of workers that died
+REAP_EVERY_S = 15.0  # our choice: how often this worker looks for jobs of workers that died; or once a lease
 LONGEST_PAUSE_S = 30.0  # our choice: between attempts to reach a database or disk that is out of order
 
 
@@ -170,7 +170,7 @@ class Worker:
     def _next(self) -> Claim | None:
         may_interrupt, self._may_interrupt = self._may_interrupt, False
         with self._database.begin() as connection:
-            if time.monotonic() - self._reaped_at >= REAP_EVERY_S:
+            if time.monotonic() - self._reaped_at >= min(REAP_EVERY_S, self._options.lease_s):
                 reaped = queue.reap(connection, self._options.max_attempts)
                 self._reaped_at = time.monotonic()
                 if reaped.ready or reaped.dead:
