@@ -16,6 +16,8 @@ from exporters.reference.spine_phantom import PLAIN, draw_phantom, field_of_view
 settings.register_profile("untimed", deadline=None)  # no test is held to a time: the machine may be busy
 settings.load_profile("untimed")
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a process that a test starts need not compile all anew
+
 
 @pytest.fixture(autouse=True)
 def logs_as_they_begin() -> None:

@@ -31,7 +31,7 @@ port = {port}
 quiet_s = 2.0
 [worker]
 poll_s = 0.2
-lease_s = 4.0
+lease_s = 2.0
 max_attempts = 60
 retry_after_s = 0.2
 [sender]
