@@ -56,8 +56,9 @@ WRITE_EARLY_BYTES = 192 * 1024
 """That are worth a call while more is awaited. Measured: less costs calls, more waits for the last byte; and what lies
 in the buffer already is written at once, with the rest."""
 
-MOST_LOOKED_AT_EARLY = 64 * 1024
-"""Bytes. Our choice: more costs more to put together than most headers are worth."""
+LOOKED_AT_EARLY = 16 * 1024, 64 * 1024
+"""Bytes, a few first and then more. Our choice: nearly every CT's header lies in the first, and what is looked at is
+put together for it; still more costs more than most headers are worth."""
 
 NEVER = 1 << 62
 
@@ -200,10 +201,13 @@ class Reception:
     def _look_early(self) -> None:
         """Read the header from what is here; when it is not all here, or is odd, `finish` looks at the whole."""
         self._look_at_bytes = NEVER
-        head = b"".join(_beginning(self._pieces, MOST_LOOKED_AT_EARLY))
-        with suppress(UnreadableInstance):
-            key = self._acceptance.pseudonym_key
-            self._early = read_early(head, self._head_bytes, self._transfer_syntax_uid, key)
+        for most_bytes in LOOKED_AT_EARLY:
+            head = b"".join(_beginning(self._pieces, most_bytes))
+            with suppress(UnreadableInstance):
+                key = self._acceptance.pseudonym_key
+                self._early = read_early(head, self._head_bytes, self._transfer_syntax_uid, key)
+            if self._early is not None or len(head) < most_bytes:
+                return
 
     def _inspect(self) -> InstanceHeader:
         command, key = self._command, self._acceptance.pseudonym_key
