@@ -225,18 +225,14 @@ class Spool:
             sync_folder(aside)
             sync_folder(path.parent)
 
-    def refuse(self, content: bytes, refusal: Refusal) -> None:
+    def turn_away(self, aside: Aside | None, refusal: Refusal) -> None:
         """Keep a refused object to be looked at, as far as bounds and disk allow, and a note of it.
 
         Its sender keeps it, so nothing here must be durable, and a full disk is no error.
-        """
-        with suppress(OSError, StorageFull), closing(self.begin()) as aside:
-            self.write(aside, [content])
-            self._put_aside(aside, refusal)
-        self._note(refusal)
 
-    def turn_away(self, aside: Aside | None, refusal: Refusal) -> None:
-        """The same of an object that is written already; None: the disk did not take it."""
+        Args:
+            aside: the object, written whole; None: the disk did not take it.
+        """
         if aside is not None:
             with suppress(OSError):
                 self._put_aside(aside, refusal)

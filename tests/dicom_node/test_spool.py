@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,9 +212,17 @@ def test_what_a_killed_process_left_half_written_is_swept_but_not_that_of_a_livi
         living.communicate()
 
 
+def turn_away(spool: Spool, content: bytes, refusal: Refusal) -> None:
+    with closing(spool.begin()) as aside:
+        spool.write(aside, [content])
+        spool.turn_away(aside, refusal)
+
+
 def test_refused_objects_are_kept_within_bounds_and_the_oldest_go_first(spool, options):
+    garbage = Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER")
+
     def refuse(content: bytes) -> None:
-        spool.refuse(content, Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
+        turn_away(spool, content, garbage)
         time.sleep(0.002)
 
     for n in range(5):
@@ -225,13 +234,13 @@ def test_refused_objects_are_kept_within_bounds_and_the_oldest_go_first(spool, o
     refuse(bytes(MIB - 150))
     assert len(files(spool.folder / "refused")) == 2
     with Spool(options) as again:
-        again.refuse(b"after a restart", Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
+        turn_away(again, b"after a restart", garbage)
         assert sum(path.stat().st_size for path in files(again.folder / "refused")) <= MIB
 
 
 def test_a_refusal_waits_as_a_note_until_it_is_removed(spool, options):
     told = Refusal(UID, Reason.INSTANCE_CONFLICT, "known with other content", "SENDER")
-    spool.refuse(b"other", told)
+    turn_away(spool, b"other", told)
     assert [path.read_bytes() for path in files(spool.folder / "conflict")] == [b"other"]
     (spool.folder / "refusals" / "0-torn.json").write_text('{"subject": ')
     with Spool(options) as again:
@@ -243,7 +252,7 @@ def test_a_refusal_waits_as_a_note_until_it_is_removed(spool, options):
 
 def test_a_refusal_on_a_full_disk_is_no_error(options):
     with Spool(replace(options, reserve_mib=2**40)) as full:
-        full.refuse(b"content", Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
+        full.turn_away(None, Refusal(UID, Reason.HEADER_UNREADABLE, "garbage", "SENDER"))
         assert files(full.folder / "refused") == []
         assert len(list(full.refusals())) == 1
 

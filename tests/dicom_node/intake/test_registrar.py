@@ -188,7 +188,7 @@ def test_an_instance_that_contradicts_the_registry_is_put_aside_with_a_reason(re
 
 def test_refusals_become_rows_and_their_notes_go(registrar, database, spool):
     for n in range(3):
-        spool.refuse(b"garbage", Refusal("1.2.3", Reason.IDENTITY_MISSING, f"empty {n}", "SENDER"))
+        spool.turn_away(None, Refusal("1.2.3", Reason.IDENTITY_MISSING, f"empty {n}", "SENDER"))
     registrar.look_at_refusals()
     until(lambda: rows(database, "SELECT 1 FROM refusal WHERE times = 3"))
     until(lambda: not list((spool.folder / "refusals").iterdir()))
