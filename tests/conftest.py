@@ -1,5 +1,6 @@
 """What tests of several rooms share: real CT where it is at hand, and a small phantom series."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -17,6 +18,14 @@ settings.register_profile("untimed", deadline=None)  # no test is held to a time
 settings.load_profile("untimed")
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a process that a test starts need not compile all anew
+
+
+gc.disable()  # while modules are imported: what they make stays
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
