@@ -31,20 +31,18 @@ port = {port}
 quiet_s = 2.0
 [worker]
 poll_s = 0.2
-lease_s = 2.0
-max_attempts = 60
-retry_after_s = 0.2
+{worker}
 [sender]
 poll_s = 0.2
-store_timeout_s = 3.0
-lease_s = 6.0
-retry_after_s = 0.2
+{sender}
 [[sender.destinations]]
 name = "pacs"
 ae_title = "PACS"
 host = "127.0.0.1"
 port = {pacs}
 """
+PATIENT_WORKER = "lease_s = 2.0\nmax_attempts = 60\nretry_after_s = 0.2"
+PATIENT_SENDER = "store_timeout_s = 3.0\nlease_s = 6.0\nretry_after_s = 0.2"
 
 
 @dataclass
@@ -72,7 +70,8 @@ class Node:
 
     def __init__(self, folder: Path, port: int, pacs_port: int) -> None:
         self.folder, self.port = folder, port
-        (folder / "node.toml").write_text(CONFIG.format(port=port, pacs=pacs_port))
+        text = CONFIG.format(port=port, pacs=pacs_port, worker=PATIENT_WORKER, sender=PATIENT_SENDER)
+        (folder / "node.toml").write_text(text)
         self.logs = {verb: (folder / f"{verb}.log").open("ab") for verb in ("receive", "work", "send")}
         self.processes = {verb: self._start(verb) for verb in self.logs}
         self.kills: Counter[str] = Counter()

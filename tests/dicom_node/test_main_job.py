@@ -34,31 +34,12 @@ from pynetdicom import AE, evt
 from exporters.reference.phantom_series import SeriesTruth
 
 from .foreign import free_port, wait_for_port
+from .killed_node import CONFIG
 from .odd_series import ANALYSED, CASES, Slices, as_patient
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 ROOT = Path(__file__).parent.parent.parent
 MOST_MEMORY_MIB = 2500  # of the whole node, all processes together
-CONFIG = """
-[database]
-url = "sqlite:///node.db"
-[spool]
-folder = "spool"
-reserve_mib = 16
-[receiver]
-port = {port}
-[studies]
-quiet_s = 2.0
-[worker]
-poll_s = 0.2
-[sender]
-poll_s = 0.2
-[[sender.destinations]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs}
-"""
 
 
 @dataclass
@@ -144,7 +125,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_series: SeriesTruth) -> 
         pacs.add_supported_context(context)
     server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
     port = free_port()
-    (folder / "node.toml").write_text(CONFIG.format(port=port, pacs=server.socket.getsockname()[1]))
+    text = CONFIG.format(port=port, pacs=server.socket.getsockname()[1], worker="", sender="")
+    (folder / "node.toml").write_text(text)
     with (folder / "node.log").open("wb") as log:
         command = [sys.executable, "-m", "dicom_node", "--config", str(folder / "node.toml"), "run"]
         node = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
