@@ -54,6 +54,7 @@ class _Line(AssociationSocket):  # type: ignore[misc]
                 context, name = self.tls_args
                 self.socket = context.wrap_socket(self.socket, server_hostname=name, do_handshake_on_connect=False)
             self.socket.settimeout(timeout_s)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a message is several small writes
             self.socket.connect(primitive.address_info.as_tuple)
             if isinstance(self.socket, ssl.SSLSocket):
                 in_tls = True

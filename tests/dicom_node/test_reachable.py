@@ -16,6 +16,7 @@ from pynetdicom import AE
 
 from dicom_node.config import NodeConfig, read_config
 from dicom_node.doctor import Check, State, examine
+from dicom_node.peers import association
 from dicom_node.peers.association import VERIFICATION
 from dicom_node.peers.query import FIND, GET, MOVE
 from dicom_node.reachable import Finding
@@ -223,3 +224,11 @@ def test_nobody_is_asked_unless_that_is_wanted(tmp_path: Path):
     check = {check.subject: check for check in examine(read(tmp_path))}["archive pacs"]
     assert (check.state, check.finding) == (State.OK, None)
     assert check.detail.endswith("--echo asks whether it is there")
+
+
+def test_what_is_asked_of_a_peer_goes_out_at_once():
+    """Not when half a message is acknowledged, which the peer's kernel may leave for 40 ms."""
+    with listening(VERIFICATION) as port:
+        peer = association.Peer("pacs", "ARCHIVE", "127.0.0.1", port, "US", 2.0, 2.0, 2.0, 2.0)
+        with association.association(peer, [(VERIFICATION, (association.EXPLICIT,))]) as made:
+            assert made.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
