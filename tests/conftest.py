@@ -32,8 +32,10 @@ def pytest_collection_finish() -> None:
 def logs_as_they_begin() -> None:
     """A test or its set-up that configures logs, as every command does, changes nothing for the tests after it."""
     logging.getLogger().setLevel(logging.WARNING)
-    for name in OURS:
+    for name in (*OURS, "pynetdicom.transport", "pynetdicom.acse"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+    for name in ("pydicom", "pynetdicom"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # pydicom's own; the other's as a node has it
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def test_an_answer_without_a_result_is_not_tried_again_unless_a_person_asks(data
 
 
 def test_all_that_ended_for_a_reason_are_tried_again_however_many(database, phantoms, monkeypatch):
-    monkeypatch.setattr("db.connection.LONGEST_LIST", 2)
+    monkeypatch.setattr("db.statements.LONGEST_LIST", 2)
     phantoms.waiting(database, studies=6)
     for claimed in phantoms.claim(database, 5):
         with database.begin() as connection:

@@ -14,7 +14,7 @@ from .papers import Papers, made_papers
 
 @pytest.fixture
 def logs_as_before() -> Iterator[None]:
-    """A command sets up the logs of its process; called in a test, that is the tests' own."""
+    """A command sets up the logs of its process; called in a test, that is the tests' own. Levels: `tests/conftest`."""
     root = logging.getLogger()
     handlers, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
     with warnings.catch_warnings():
@@ -23,8 +23,6 @@ def logs_as_before() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     sys.excepthook, threading.excepthook = hooks
-    for name in ("dicom_node", "db", "engine", "exporters", "trabecula", "pydicom", "pynetdicom"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
