@@ -41,8 +41,8 @@ ae_title = "PACS"
 host = "127.0.0.1"
 port = {pacs}
 """
-PATIENT_WORKER = "lease_s = 2.0\nmax_attempts = 60\nretry_after_s = 0.2"
-PATIENT_SENDER = "store_timeout_s = 3.0\nlease_s = 6.0\nretry_after_s = 0.2"
+KILLED_WORKER = "lease_s = 2.0\nmax_attempts = 60\nretry_after_s = 0.2"
+KILLED_SENDER = "store_timeout_s = 3.0\nlease_s = 6.0\nretry_after_s = 0.2"
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Node:
 
     def __init__(self, folder: Path, port: int, pacs_port: int) -> None:
         self.folder, self.port = folder, port
-        text = CONFIG.format(port=port, pacs=pacs_port, worker=PATIENT_WORKER, sender=PATIENT_SENDER)
+        text = CONFIG.format(port=port, pacs=pacs_port, worker=KILLED_WORKER, sender=KILLED_SENDER)
         (folder / "node.toml").write_text(text)
         self.logs = {verb: (folder / f"{verb}.log").open("ab") for verb in ("receive", "work", "send")}
         self.processes = {verb: self._start(verb) for verb in self.logs}

@@ -1,4 +1,4 @@
-"""Twelve studies of one scan, and a modality that sends each instance until it is acknowledged."""
+"""Twenty studies of one scan, and a modality that sends each instance until it is acknowledged."""
 
 import hashlib
 import socket
@@ -16,12 +16,12 @@ from pynetdicom import AE
 
 from exporters.reference.phantom_series import SeriesTruth
 
-STUDIES = 12
+STUDIES = 20
 NAME, IDENTIFIER = "ZZMARKED^PATIENT", "ZZMARKEDID"
 
 
 def copies(truth: SeriesTruth) -> list[list[Dataset]]:
-    """The same scan, from the sacrum to L2, as twelve patients' studies."""
+    """The same scan, from the sacrum to L2, as twenty patients' studies."""
     slices = [dcmread(path) for path in truth.paths[:48]]
     studies = []
     for n in range(STUDIES):

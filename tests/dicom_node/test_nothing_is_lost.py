@@ -1,7 +1,7 @@
 """
 Receiver, worker and sender are killed at every stage of a run; nothing is lost, and nothing is said twice.
 
-Twelve studies go in over real sockets while the three processes are ended by SIGKILL again and again; then a
+Twenty studies go in over real sockets while the three processes are ended by SIGKILL again and again; then a
 late slice arrives. The tests below look at what is left: the spool, the database, the PACS, the logs.
 """
 
