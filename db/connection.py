@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from engine.errors import BadOption, DatabaseUnavailable, DeploymentError, StorageFull
@@ -262,12 +262,8 @@ def _translated(failed: DBAPIError, shown: str) -> Exception:
         return DeploymentError(f"{shown} can't be changed: it was opened read-only")
     if code.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DeploymentError(f"{shown} can't be used: {_SQLITE_WORDS[code.split('_')[1]]}")
-    if (
-        failed.connection_invalidated
-        or state.startswith(("08", "57P", "53"))
-        or (_never_connected(cause) and not isinstance(failed, DataError))
-    ):
-        return DatabaseUnavailable(f"{shown} can't be reached or went away{_server_words(cause, state)}")
+    if failed.connection_invalidated or state.startswith(("08", "57P", "53")) or _never_connected(failed):
+        return DatabaseUnavailable(f"{shown} can't be reached or went away{_server_words(failed, state)}")
     constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
     where = f", constraint {constraint}" if constraint else ""
     return StatementFailed(f"{type(cause).__name__} ({state or code or 'no code'}{where})")
@@ -282,16 +278,17 @@ _SQLITE_WORDS = {
 }
 
 
-def _never_connected(cause: BaseException | None) -> bool:
-    """Of a connection that was never made psycopg knows no SQLSTATE; nor of a value that it does not even send."""
-    return type(cause).__module__.startswith("psycopg") and not getattr(cause, "sqlstate", None)
+def _never_connected(failed: DBAPIError) -> bool:
+    """Of a connection that was never made psycopg knows no SQLSTATE."""
+    is_psycopg = type(failed.orig).__module__.startswith("psycopg")
+    return is_psycopg and isinstance(failed, OperationalError) and not getattr(failed.orig, "sqlstate", None)
 
 
-def _server_words(cause: BaseException | None, state: str) -> str:
+def _server_words(failed: DBAPIError, state: str) -> str:
     """What a server says at the door, such as that a password is wrong; it knows no value of ours yet."""
-    if state or not _never_connected(cause):
+    if state or not _never_connected(failed):
         return f" ({state})" if state else ""
-    if "no password supplied" in str(cause):  # by libpq; the server has not been asked
+    if "no password supplied" in str(failed.orig):  # by libpq; the server has not been asked
         return ": it wants a password, and none was given"
-    said = str(cause).partition("FATAL:")[2].strip().splitlines()
+    said = str(failed.orig).partition("FATAL:")[2].strip().splitlines()
     return f": {said[0]}" if said else ""
