@@ -90,6 +90,8 @@ class Worker:
             programs: with their models open; they are the caller's to close.
             destinations: names of the peers that reports go to.
         """
+        from dicom_node.report.write import write_report  # here: it takes long to load, and other processes write none
+
         self.owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._database = database
         self._spool = spool
@@ -97,6 +99,7 @@ class Worker:
         self._destinations = destinations
         self._options = options
         self._report_options = report
+        self._write_report = write_report
         self._stop = threading.Event()
         self._held: dict[Claim, float] = {}  # and since when, by the monotonic clock; the heartbeat's thread reads it
         self._lost: set[Claim] = set()
@@ -235,15 +238,13 @@ class Worker:
 
     def _write(self, analysis: Analysis) -> tuple[ReportObject, ...]:
         """The report's objects, durable before a row speaks of them."""
-        from dicom_node.report.write import write_report  # here: it takes long to load, and most processes write none
-
         series, program = analysis.series.series_instance_uid, analysis.result.program
         document = report_uid("sr", analysis.series, analysis.result)
         with self._database.read() as connection:
             replaced = outbox.predecessor(connection, series, program, "sr", document)
         try:
             folder = self._spool.outgoing_folder(series)
-            written = write_report(analysis, folder, self._report_options, replaced)
+            written = self._write_report(analysis, folder, self._report_options, replaced)
             self._spool.settle(Path(item.path) for item in written.objects)
         except ScreeningError:
             raise
