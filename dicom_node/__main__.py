@@ -1,4 +1,4 @@
-"""`python -m dicom_node` is `trabecula`."""
+"""`trabecula`, the command, and `python -m dicom_node`, which is the same."""
 
 import gc
 

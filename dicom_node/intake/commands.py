@@ -160,7 +160,7 @@ def data_pdus(context_id: int, data: bytes, is_command: bool, longest_pdu: int) 
 
     Source: DICOM PS3.8 section 9.3.5 and annex E.2.
     """
-    step = max(longest_pdu - 6, 128) if longest_pdu else max(len(data), 1)
+    step = max(longest_pdu - 6, 128) if longest_pdu else len(data)
     if len(data) <= step:  # nearly every command set
         return _PDU.pack(P_DATA, len(data) + 6, len(data) + 2, context_id, is_command | LAST) + data
     pdus = []
